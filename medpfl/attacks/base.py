@@ -1,0 +1,53 @@
+"""What every attack is: a function of observations, with its needs stated beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from medpfl.types import Observation, Reconstruction
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackContext:
+    """Where and how an attack runs; nothing here depends on the victims.
+
+    Args:
+        seed: the run's seed; each victim's random streams follow from it and the victim's id.
+        device: where the attacker computes.
+        progress: called now and then with the number of active rows and their mean step.
+    """
+
+    seed: int
+    device: torch.device
+    progress: Progress | None = None
+
+
+class Attack(Protocol):
+    """Turns observations into reconstructions."""
+
+    @property
+    def name(self) -> str:
+        """The name in the field's literature."""
+        ...
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Capabilities that the threat model must grant."""
+        ...
+
+    def check(self, model: nn.Module, batch_size: int) -> None:
+        """Raise a `ConfigurationError` where the attack cannot work, before any compute."""
+        ...
+
+    def reconstruct(
+        self, observations: Iterable[Observation], context: AttackContext
+    ) -> Iterator[Reconstruction]:
+        """Yield one reconstruction an observation, as they finish, in any order."""
+        ...

@@ -1,0 +1,48 @@
+"""Where a dummy image starts, in the client's input space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Start(Protocol):
+    """Draws the first dummy images."""
+
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return `(N, C, *S)` on the CPU; `shape` is that shape."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normal:
+    """Standard normal pixels (Zhu et al. 2019, Alg. 1)."""
+
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw N(0, 1) for every entry."""
+        return torch.randn(shape, generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchTiled:
+    """A uniform patch of half the image's size, tiled (CPL: Wei et al. 2020, Sec. 3.1).
+
+    Args:
+        tiles: how many times the patch repeats along each spatial axis.
+    """
+
+    tiles: int = 2
+
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw U[0, 1) for one patch an image and repeat it; odd sizes cut the last tile."""
+        spatial = shape[2:]
+        patch = torch.rand(
+            (*shape[:2], *(-(-size // self.tiles) for size in spatial)), generator=generator
+        )
+        tiled = patch.repeat(1, 1, *(self.tiles for _ in spatial))
+        for axis, size in enumerate(spatial, start=2):
+            tiled = tiled.narrow(axis, 0, size)
+        return tiled.contiguous()

@@ -1,0 +1,17 @@
+"""Images: reading, preprocessing, the datasets, and which images are attacked."""
+
+from medpfl.data.dataset import DatasetSource, ImageSet, LoadedData
+from medpfl.data.folder import ImageFolder
+from medpfl.data.kaggle import KaggleDataset
+from medpfl.data.phantom import Phantom
+from medpfl.data.preprocess import Preprocess
+
+__all__ = [
+    "DatasetSource",
+    "ImageFolder",
+    "ImageSet",
+    "KaggleDataset",
+    "LoadedData",
+    "Phantom",
+    "Preprocess",
+]

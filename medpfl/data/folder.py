@@ -1,0 +1,128 @@
+"""Anyone's own images: one folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from medpfl.data.dataset import LoadedData, OnError
+from medpfl.data.files import (
+    FileList,
+    checked_on_error,
+    class_folders,
+    list_images,
+    load_files,
+)
+from medpfl.data.preprocess import Preprocess
+from medpfl.data.select import Selector
+from medpfl.errors import ConfigurationError, DataError
+from medpfl.seeding import generator
+
+_SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
+
+
+class ImageFolder:
+    """Load pictures from a folder that holds one folder a class.
+
+    The split into training and test images is drawn class by class from the run's seed.
+
+    Args:
+        name: what tables and records call the dataset.
+        root: the folder with the class folders.
+        split: which images to attack: ``train`` (as the papers do), ``test`` or ``all``.
+        test_fraction: the share of each class that is kept for testing, at least 0, below 1.
+        select: see `Selector`.
+        stride: see `Selector`.
+        on_error: ``raise`` stops at files that cannot be read, ``skip`` leaves them out.
+
+    Raises:
+        ConfigurationError: if a setting leaves the range above.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "folder",
+        root: str | None = None,
+        split: Literal["train", "test", "all"] = "train",
+        test_fraction: float = 0.25,
+        select: str | Sequence[str] = "stride",
+        stride: int | Literal["auto"] = "auto",
+        on_error: OnError = "raise",
+    ) -> None:
+        if root is None:
+            raise ConfigurationError(
+                "dataset.root is not set: give the folder that holds one folder of images a "
+                "class, such as dataset.root=my_images with my_images/healthy/001.png inside"
+            )
+        if split not in ("train", "test", "all"):
+            raise ConfigurationError(f"dataset.split is {split!r}: use train, test or all")
+        if not 0 <= test_fraction < 1:
+            raise ConfigurationError(
+                f"dataset.test_fraction is {test_fraction}: use at least 0, below 1"
+            )
+        self.name = name
+        self.root = Path(root).expanduser()
+        self.split = split
+        self.test_fraction = test_fraction
+        self.on_error = checked_on_error(on_error)
+        self.selector = Selector(select=select, stride=stride)
+
+    def load(self, *, preprocess: Preprocess, n_images: int | None, seed: int) -> LoadedData:
+        """Find the images, split them and select the attacked ones; see `DatasetSource`."""
+        classes = _checked_classes(self.root)
+        files = list_images(self.root, classes)
+        train, test = _split(files, classes, self.test_fraction, seed)
+        attacked = {"train": train, "test": test, "all": files}[self.split]
+        if not attacked.paths:
+            raise DataError(
+                f"dataset.split={self.split} of {self.root} has no images: raise "
+                "dataset.test_fraction or set dataset.split=all"
+            )
+        return load_files(
+            name=self.name,
+            classes=classes,
+            attacked=attacked,
+            train=train,
+            selector=self.selector,
+            on_error=self.on_error,
+            preprocess=preprocess,
+            n_images=n_images,
+            seed=seed,
+            source=self.root,
+        )
+
+
+def _checked_classes(root: Path) -> tuple[str, ...]:
+    if not root.is_dir():
+        raise DataError(f"dataset.root: {root} is not a folder")
+    classes = class_folders(root)
+    if classes and {name.lower() for name in classes} <= _SPLIT_NAMES:
+        raise DataError(
+            f"dataset.root: {root} holds the folders of splits ({', '.join(classes)}), not of "
+            f"classes; point it to one of them, such as dataset.root={root / classes[0]}"
+        )
+    if len(classes) < 2:
+        raise DataError(
+            f"dataset.root: {root} holds {len(classes)} class folders, and at least 2 are needed; "
+            "put the images of each class into a folder of its own, such as "
+            f"{root / 'healthy'} and {root / 'tumour'}"
+        )
+    return classes
+
+
+def _split(
+    files: FileList, classes: tuple[str, ...], test_fraction: float, seed: int
+) -> tuple[FileList, FileList]:
+    """Draw the test images of each class; a class keeps at least one image for training."""
+    test: set[int] = set()
+    for label, name in enumerate(classes):
+        members = [index for index, other in enumerate(files.labels) if other == label]
+        count = min(round(len(members) * test_fraction), len(members) - 1)
+        order = torch.randperm(len(members), generator=generator(seed, "split", name))
+        test |= {members[i] for i in order[:count].tolist()}
+    everything = range(len(files.paths))
+    return files.keep(i for i in everything if i not in test), files.keep(sorted(test))

@@ -1,0 +1,127 @@
+"""Drawn stand-ins for medical images: no download, no patient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from medpfl.data.dataset import ImageSet, LoadedData, data_spec
+from medpfl.data.phantom import chest, head, skin
+from medpfl.data.phantom.canvas import Array, Random
+from medpfl.data.preprocess import Preprocess
+from medpfl.data.select import Selector, class_counts_note
+from medpfl.errors import ConfigurationError
+from medpfl.seeding import generator
+
+__all__ = ["Phantom"]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A way to draw, and the names of its two findings: without and with."""
+
+    findings: tuple[str, str]
+    draw: Callable[[Random, bool], Array]
+
+
+_KINDS: Mapping[str, _Kind] = MappingProxyType(
+    {
+        "head": _Kind(head.FINDINGS, head.draw),
+        "chest": _Kind(chest.FINDINGS, chest.draw),
+        "skin": _Kind(skin.FINDINGS, skin.draw),
+    }
+)
+
+
+@dataclass(frozen=True)
+class _Drawer:
+    """Draw the image of an index: ``per_class`` images of each finding of each kind."""
+
+    kinds: tuple[str, ...]
+    per_class: int
+    seed: int
+    preprocess: Preprocess
+
+    def __call__(self, index: int) -> Tensor:
+        label, number = divmod(index, self.per_class)
+        kind, finding = divmod(label, 2)
+        name = f"{self.kinds[kind]}_{_KINDS[self.kinds[kind]].findings[finding]}"
+        random = Random(generator(self.seed, "phantom", name, number))
+        drawing = _KINDS[self.kinds[kind]].draw(random, bool(finding))
+        return self.preprocess(Image.fromarray(np.round(drawing * 255).astype(np.uint8)))
+
+
+class Phantom:
+    """Draw head, chest and skin images whose classes differ by a finding.
+
+    An image depends on the run's seed, its class and its number alone.
+
+    Args:
+        name: what tables and records call the dataset.
+        kinds: one or more of ``head``, ``chest``, ``skin``; each makes two classes.
+        per_class: images a class, at least 1.
+        select: see `Selector`.
+        stride: see `Selector`.
+
+    Raises:
+        ConfigurationError: if a setting leaves the range above.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "phantom",
+        kinds: Sequence[str] = ("head", "chest", "skin"),
+        per_class: int = 32,
+        select: str | Sequence[str] = "stride",
+        stride: int | Literal["auto"] = "auto",
+    ) -> None:
+        known = ", ".join(_KINDS)
+        if isinstance(kinds, str) or not kinds or any(kind not in _KINDS for kind in kinds):
+            raise ConfigurationError(f"dataset.kinds is {kinds!r}: list one or more of {known}")
+        if len(set(kinds)) < len(kinds):
+            raise ConfigurationError(f"dataset.kinds is {kinds!r}: list each kind once")
+        if per_class < 1:
+            raise ConfigurationError(f"dataset.per_class is {per_class}: give at least 1")
+        self.name = name
+        self.kinds = tuple(kinds)
+        self.per_class = per_class
+        self.selector = Selector(select=select, stride=stride)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, such as ``head_lesion``, in the order of their labels."""
+        return tuple(
+            f"{kind}_{finding}" for kind in self.kinds for finding in _KINDS[kind].findings
+        )
+
+    def load(self, *, preprocess: Preprocess, n_images: int | None, seed: int) -> LoadedData:
+        """Name the images and select the attacked ones; see `DatasetSource`."""
+        images = ImageSet(
+            ids=tuple(f"{name}/{i:04d}" for name in self.classes for i in range(self.per_class)),
+            labels=torch.arange(len(self.classes)).repeat_interleave(self.per_class),
+            read=_Drawer(self.kinds, self.per_class, seed, preprocess),
+        )
+        selection = self.selector.choose(images.ids, n_images=n_images, seed=seed)
+        return LoadedData(
+            name=self.name,
+            classes=self.classes,
+            synthetic=True,
+            spec=data_spec(preprocess, len(self.classes), images),
+            images=images,
+            train=images,
+            selected=selection.indices,
+            skipped=(),
+            notes=(
+                f"attacked: {selection.note}",
+                class_counts_note([i // self.per_class for i in selection.indices], self.classes),
+            ),
+            source=f"generated from seed {seed}",
+        )

@@ -1,0 +1,116 @@
+"""From a picture of any size to one example of the experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from medpfl.data.images import with_channels
+from medpfl.errors import ConfigurationError
+
+ChannelValues = tuple[float, ...] | Literal["train"] | None
+
+
+class Preprocess:
+    """Resize pictures and fix their channels; hold the client's normalisation.
+
+    Args:
+        size: height and width in pixels, or one number for both.
+        resize: ``squash`` ignores the aspect ratio; ``crop`` keeps it and cuts the centre out.
+        channels: 1 or 3; grey pictures are repeated over 3 channels.
+        mean: what the client subtracts, one number a channel; None for nothing, ``train`` for the
+            training split's own.
+        std: what the client divides by, likewise; positive.
+
+    Raises:
+        ConfigurationError: if a setting leaves the range above.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int | Sequence[int] = 32,
+        resize: Literal["squash", "crop"] = "squash",
+        channels: int = 3,
+        mean: Sequence[float] | Literal["train"] | None = None,
+        std: Sequence[float] | Literal["train"] | None = None,
+    ) -> None:
+        if resize not in ("squash", "crop"):
+            raise ConfigurationError(f"preprocess.resize is {resize!r}: use squash or crop")
+        if channels not in (1, 3):
+            raise ConfigurationError(f"preprocess.channels is {channels!r}: use 1 or 3")
+        self.height, self.width = _height_width(size)
+        self.resize = resize
+        self.channels = channels
+        self.mean = _channel_values("mean", mean, channels)
+        self.std = _channel_values("std", std, channels)
+        if isinstance(self.std, tuple) and min(self.std) <= 0:
+            raise ConfigurationError(f"preprocess.std is {list(self.std)}: give positive numbers")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example, `(C, H, W)`."""
+        return (self.channels, self.height, self.width)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Turn a picture into one example: `(C, H, W)` float32 in [0, 1], not normalised."""
+        image = with_channels(image, self.channels)
+        size = [self.height, self.width]
+        if self.resize == "squash":
+            image = _bilinear(image, size)
+        else:
+            image = transforms.center_crop(_bilinear(image, _covering(image, *size)), size)
+        return _to_tensor(image).expand(self.shape).contiguous()
+
+
+def _bilinear(image: Image.Image, size: list[int]) -> Image.Image:
+    resized: Image.Image = transforms.resize(
+        image, size, interpolation=InterpolationMode.BILINEAR, antialias=True
+    )
+    return resized
+
+
+def _covering(image: Image.Image, height: int, width: int) -> list[int]:
+    """Return the smallest size that covers a window and keeps the image's aspect ratio.
+
+    Rounded down, so that for a square window it is what torchvision's ``Resize(height)`` makes.
+    """
+    if image.height * width <= image.width * height:
+        return [height, max(width, int(height * image.width / image.height))]
+    return [max(height, int(width * image.height / image.width)), width]
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    values = np.array(image, dtype=np.float32)
+    if image.mode != "F":
+        values /= 255
+    return torch.from_numpy(np.atleast_3d(values)).permute(2, 0, 1)
+
+
+def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
+        raise ConfigurationError(f"preprocess.size is {size}: give one number or [height, width]")
+    return sides[0], sides[1]
+
+
+def _channel_values(
+    name: str, values: Sequence[float] | str | None, channels: int
+) -> ChannelValues:
+    if values is None:
+        return None
+    if values == "train":
+        return "train"
+    if isinstance(values, str) or len(values) != channels:
+        raise ConfigurationError(
+            f"preprocess.{name} is {values!r}: give {channels} numbers (one a channel), "
+            "train or null"
+        )
+    return tuple(float(value) for value in values)

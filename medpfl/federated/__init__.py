@@ -1,0 +1,14 @@
+"""The federation: server, clients, and what passes between them."""
+
+from medpfl.federated.client import ClientFacts, FedSGDClient
+from medpfl.federated.pretrain import AdamSteps, NoPretraining, Pretraining
+from medpfl.federated.server import Federation
+
+__all__ = [
+    "AdamSteps",
+    "ClientFacts",
+    "FedSGDClient",
+    "Federation",
+    "NoPretraining",
+    "Pretraining",
+]

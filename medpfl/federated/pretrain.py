@@ -1,0 +1,101 @@
+"""What the server did to its global model before the attacked round."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medpfl.errors import ConfigurationError
+from medpfl.types import DataSpec
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingImages(Protocol):
+    """The training split, class by class: what pretraining reads of a dataset."""
+
+    @property
+    def labels(self) -> Tensor:
+        """`(n,)` int64."""
+        ...
+
+    def load(self, index: int) -> Tensor:
+        """Return image `(C, *S)` in [0, 1]."""
+        ...
+
+
+class Pretraining(Protocol):
+    """Trains the freshly initialised global model, in place."""
+
+    def __call__(self, model: nn.Module, images: TrainingImages, spec: DataSpec) -> None:
+        """Train `model` on `images`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoPretraining:
+    """Attack the model as it was initialised."""
+
+    def __call__(self, model: nn.Module, images: TrainingImages, spec: DataSpec) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamSteps:
+    """Take Adam steps on consecutive batches of the unshuffled training split.
+
+    The published CPL experiment takes one step on the second batch of 32; because its images
+    stand in class order, that step pushes every image towards one class.
+
+    Args:
+        steps: steps to take; 0 leaves the model as it was initialised.
+        lr: Adam's learning rate.
+        batch_size: images in a batch.
+        first_batch: number of the first batch used, counted from 0.
+    """
+
+    steps: int = 1
+    lr: float = 0.01
+    batch_size: int = 32
+    first_batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1 or self.first_batch < 0 or not self.lr > 0:
+            raise ConfigurationError(
+                "federation.pretrain: steps and first_batch must be 0 or more, batch_size at "
+                f"least 1, lr positive; got steps={self.steps}, first_batch={self.first_batch}, "
+                f"batch_size={self.batch_size}, lr={self.lr}"
+            )
+
+    def __call__(self, model: nn.Module, images: TrainingImages, spec: DataSpec) -> None:
+        """Train `model` on `images`; a split too short for a batch trains on what it has."""
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.lr)
+        model.train()
+        for step in range(self.steps):
+            index = self._batch(step, len(images.labels))
+            inputs = spec.normalise(torch.stack([images.load(i) for i in index]))
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model(inputs), images.labels[index])
+            torch.autograd.backward(loss)
+            optimizer.step()
+
+    def _batch(self, step: int, available: int) -> list[int]:
+        first = (self.first_batch + step) * self.batch_size
+        index = list(range(first, min(first + self.batch_size, available)))
+        if index:
+            return index
+        index = list(range(max(0, available - self.batch_size), available))
+        logger.warning(
+            "pretraining: the training split has %d images, too few for batch number %d of %d; "
+            "the last %d images are used instead",
+            available,
+            self.first_batch + step + 1,
+            self.batch_size,
+            len(index),
+        )
+        return index

@@ -1,0 +1,75 @@
+"""The server: keeps the global model and sends it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+from medpfl.errors import ConfigurationError
+from medpfl.federated.pretrain import Pretraining, TrainingImages
+from medpfl.seeding import generator
+from medpfl.types import DataSpec, ServerPayload
+
+
+class ModelFactory(Protocol):
+    """Builds an initialised network for a kind of data."""
+
+    def build(self, spec: DataSpec, generator: torch.Generator) -> nn.Module:
+        """Return a new network whose random numbers come from the generator."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """One round of federated learning: who sends what to whom.
+
+    Args:
+        pretrain: what the server did to the model before this round.
+        mode: whether clients run the network in ``eval`` or ``train`` mode.
+        new_model_per_victim: send each victim a newly initialised network (the iDLG experiment).
+        model_seed: seed of the initial weights.
+        batch_size: images in one update.
+    """
+
+    pretrain: Pretraining
+    mode: Literal["eval", "train"] = "eval"
+    new_model_per_victim: bool = False
+    model_seed: int = 50
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("eval", "train"):
+            raise ConfigurationError(f"federation.mode={self.mode}: choose eval or train")
+        if self.batch_size < 1:
+            raise ConfigurationError(f"federation.batch_size={self.batch_size}: must be at least 1")
+
+    def payloads(
+        self,
+        factory: ModelFactory,
+        spec: DataSpec,
+        images: TrainingImages,
+        device: torch.device,
+    ) -> Callable[[str], ServerPayload]:
+        """Return the function that gives each victim, by id, the payload it receives."""
+
+        def build(stream: torch.Generator) -> ServerPayload:
+            model = factory.build(spec, stream)
+            self.pretrain(model, images, spec)
+            return self._payload(model.to(device))
+
+        if self.new_model_per_victim:
+            return lambda victim_id: build(generator(self.model_seed, "model", victim_id))
+        shared = build(torch.Generator().manual_seed(self.model_seed))
+        return lambda _: shared
+
+    def _payload(self, model: nn.Module) -> ServerPayload:
+        return ServerPayload(
+            model=model,
+            parameters={n: p.detach() for n, p in model.named_parameters()},
+            buffers={n: b.detach() for n, b in model.named_buffers()},
+            training=self.mode == "train",
+        )

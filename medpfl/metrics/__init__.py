@@ -1,0 +1,35 @@
+"""Image quality, matching, success rates with intervals."""
+
+from medpfl.metrics.image_quality import (
+    mse,
+    mse_per_image,
+    psnr_db,
+    psnr_db_per_image,
+    ssim,
+    ssim_per_image,
+)
+from medpfl.metrics.matching import match
+from medpfl.metrics.protocols import PaperCPL, PaperDLG, PaperGradInv, PaperIDLG, PaperProtocol
+from medpfl.metrics.scoring import Scorer, VictimFacts, ssim_over_steps
+from medpfl.metrics.success import Summary, summarise, wilson
+
+__all__ = [
+    "PaperCPL",
+    "PaperDLG",
+    "PaperGradInv",
+    "PaperIDLG",
+    "PaperProtocol",
+    "Scorer",
+    "Summary",
+    "VictimFacts",
+    "match",
+    "mse",
+    "mse_per_image",
+    "psnr_db",
+    "psnr_db_per_image",
+    "ssim",
+    "ssim_over_steps",
+    "ssim_per_image",
+    "summarise",
+    "wilson",
+]

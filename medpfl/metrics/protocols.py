@@ -1,0 +1,133 @@
+"""SSIM as the published experiments computed it, each under its own name.
+
+These numbers stand beside the proper SSIM so that a reported table can be compared like with
+like; none of them decides success. All the published calls use one Gaussian-window SSIM (window
+11, sigma 1.5, population covariance), and differ in the data range and in what they feed it.
+
+Source: Das et al. 2023 and 2024 (MedPFL), the authors' notebooks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter, minimum_filter
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from medpfl.metrics.image_quality import (
+    GAUSSIAN_WINDOW,
+    WINDOW,
+    as_float64,
+    check_pixels,
+    check_window,
+)
+from medpfl.types import DataSpec
+
+_ROUNDING = 1e-9
+
+
+@runtime_checkable
+class PaperProtocol(Protocol):
+    """One published way to put a number on a pair of images."""
+
+    def __call__(self, original: Tensor, reconstruction: Tensor, spec: DataSpec) -> float:
+        """Return the published number for one pair.
+
+        Args:
+            original: `(C, *S)` in [0, 1], every side of S at least 11.
+            reconstruction: `(C, *S)` in [0, 1].
+            spec: the data's shape and normalisation.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperCPL:
+    """SSIM with a data range of 0, that is without its stabilising constants.
+
+    Notes:
+        Where both images are constant over a window, SSIM without constants is 0/0. The authors
+        rarely met it, as their reconstructions were not clipped to [0, 1]; here black borders do.
+        Such windows are left out of the mean; NaN when nothing is left. So are windows that
+        rounding alone has put outside [-1, 1]. Everywhere else the value is the authors' call,
+        in float64 instead of float32.
+    """
+
+    def __call__(self, original: Tensor, reconstruction: Tensor, spec: DataSpec) -> float:
+        """Return the mean over windows and channels, or NaN for images that are flat."""
+        check_pixels(original, reconstruction)
+        check_window(original)
+        return _unstabilised_ssim(as_float64(original), as_float64(reconstruction))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperIDLG(PaperCPL):
+    """SSIM with a data range of 0: the same call as `PaperCPL`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperDLG:
+    """SSIM with a data range of 1 after the reconstruction has been an 8-bit picture.
+
+    The reconstruction is cut (not rounded) to 256 levels on its way through a picture; the
+    original stays as it is.
+    """
+
+    def __call__(self, original: Tensor, reconstruction: Tensor, spec: DataSpec) -> float:
+        """Return the mean over windows and channels."""
+        check_pixels(original, reconstruction)
+        check_window(original)
+        levels = (reconstruction.clamp(0, 1) * 255).to(torch.uint8)
+        return _stabilised_ssim(original, levels.double() / 255, data_range=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperGradInv:
+    """SSIM with the default data range of 255 on mean/std-normalised images.
+
+    The constants exceed every variance there, so that unrelated images score about 0.8: compare
+    it with the reported table and with nothing else.
+    """
+
+    def __call__(self, original: Tensor, reconstruction: Tensor, spec: DataSpec) -> float:
+        """Return the mean over windows and channels, in the client's input space."""
+        check_pixels(original, reconstruction)
+        check_window(original)
+        pair_norm = spec.normalise(original), spec.normalise(reconstruction)
+        return _stabilised_ssim(*pair_norm, data_range=255.0)
+
+
+def _stabilised_ssim(original: Tensor, reconstruction: Tensor, *, data_range: float) -> float:
+    pair = as_float64(original), as_float64(reconstruction)
+    return float(structural_similarity(*pair, data_range=data_range, **GAUSSIAN_WINDOW))
+
+
+def _unstabilised_ssim(original: NDArray[np.float64], reconstruction: NDArray[np.float64]) -> float:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        _, values = structural_similarity(
+            original, reconstruction, data_range=0.0, full=True, **GAUSSIAN_WINDOW
+        )
+    values = _inside(values)
+    undefined = _flat(original) & _flat(reconstruction)
+    # NaN compares false, so 0/0 that slipped through as NaN or infinity is left out as well.
+    defined = ~undefined & (np.abs(values) <= 1.0 + _ROUNDING)
+    return float(values[defined].mean()) if defined.any() else math.nan
+
+
+def _flat(image: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which windows hold a single value; `(C, *S)` to `(C, *(S - 10))`."""
+    size = (1,) + (WINDOW,) * (image.ndim - 1)
+    flat: NDArray[np.bool_] = maximum_filter(image, size) == minimum_filter(image, size)
+    return _inside(flat)
+
+
+def _inside(per_window: NDArray[Any]) -> NDArray[Any]:
+    """Drop the windows that hang over the border."""
+    border = WINDOW // 2
+    return per_window[(slice(None), *(slice(border, -border),) * (per_window.ndim - 1))]

@@ -1,0 +1,17 @@
+"""Networks under attack: the papers' CNNs, LeNet-5 and ResNet-18."""
+
+from medpfl.models.base import ModelFactory
+from medpfl.models.lenet import LeNet
+from medpfl.models.resnet import ResNet18
+from medpfl.models.sigmoid_cnn import CPLCNN, DLGCNN, IDLGCNN
+from medpfl.models.structure import last_linear
+
+__all__ = [
+    "CPLCNN",
+    "DLGCNN",
+    "IDLGCNN",
+    "LeNet",
+    "ModelFactory",
+    "ResNet18",
+    "last_linear",
+]

@@ -1,0 +1,49 @@
+"""LeNet-5."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from torch import nn
+
+from medpfl.models.base import NetworkFactory
+from medpfl.models.windows import Window, feature_size
+from medpfl.types import DataSpec
+
+_CONVOLUTION = Window(kernel=5)
+_POOL = Window(kernel=2, stride=2)
+_WINDOWS = (_CONVOLUTION, _POOL, _CONVOLUTION, _POOL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeNet(NetworkFactory):
+    """Build LeNet-5: two convolutions with average pooling, then layers of 120, 84 and K.
+
+    LeCun et al. 1998, Fig. 2.
+
+    Notes:
+        Sigmoids stand where the original has scaled hyperbolic tangents: smooth likewise, which
+        gradient matching needs, and positive, which the iDLG label rule needs of the features
+        before the last layer. Pooling has no weights, and every channel of the second
+        convolution reads all six of the first.
+    """
+
+    def construct(self, spec: DataSpec) -> nn.Module:
+        """Return the network with torch's own initial parameters."""
+        height, width = feature_size(spec, _WINDOWS, "lenet")
+        layers: list[tuple[str, nn.Module]] = [
+            ("conv1", nn.Conv2d(spec.shape[0], 6, 5)),
+            ("act1", nn.Sigmoid()),
+            ("pool1", nn.AvgPool2d(2)),
+            ("conv2", nn.Conv2d(6, 16, 5)),
+            ("act2", nn.Sigmoid()),
+            ("pool2", nn.AvgPool2d(2)),
+            ("flatten", nn.Flatten()),
+            ("fc1", nn.Linear(16 * height * width, 120)),
+            ("act3", nn.Sigmoid()),
+            ("fc2", nn.Linear(120, 84)),
+            ("act4", nn.Sigmoid()),
+            ("fc3", nn.Linear(84, spec.num_classes)),
+        ]
+        return nn.Sequential(OrderedDict(layers))

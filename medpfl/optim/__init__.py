@@ -1,0 +1,6 @@
+"""Optimisers that move many independent rows at once."""
+
+from medpfl.optim.base import BatchedOptimizer, RowState, status_of
+from medpfl.optim.lbfgs import LBFGS
+
+__all__ = ["LBFGS", "BatchedOptimizer", "RowState", "status_of"]

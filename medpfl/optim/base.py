@@ -1,0 +1,93 @@
+"""What every batched optimiser shares: a row's status, counters and best point.
+
+Optimisers are driven by ask and tell. `state.z` is the point where each row wants its objective
+evaluated; `tell` takes the values and gradients there and moves every running row on. One
+evaluation of all rows is a tick; rows are at different places of their algorithms at the same tick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from medpfl.optim.rows import RowTable
+from medpfl.types import Status
+
+RUNNING = 0
+_ENDED = (
+    Status.CONVERGED,
+    Status.STALLED,
+    Status.OUT_OF_STEPS,
+    Status.NON_FINITE,
+)
+CONVERGED, STALLED, OUT_OF_STEPS, NON_FINITE = range(1, 5)
+
+
+def status_of(code: int) -> Status:
+    """Return the status that a row's code stands for; ValueError for a row still running."""
+    if code == RUNNING:
+        raise ValueError("the row is still running and has no final status")
+    return _ENDED[code - 1]
+
+
+@dataclass
+class RowState(RowTable):
+    """The part of an optimiser's state that the scheduler reads; D unknowns a row.
+
+    Fields:
+        z: `(B, D)` the points to evaluate next.
+        code: `(B,)` int64; 0 while running, else why the row ended.
+        steps: `(B,)` optimiser steps finished.
+        evaluations: `(B,)` evaluations told so far.
+        best_z: `(B, D)` the point with the lowest objective so far.
+        best_value: `(B,)` its objective; infinity before the first evaluation.
+    """
+
+    z: Tensor
+    code: Tensor
+    steps: Tensor
+    evaluations: Tensor
+    best_z: Tensor
+    best_value: Tensor
+
+    @property
+    def running(self) -> Tensor:
+        """`(B,)` bool."""
+        return self.code == RUNNING
+
+    def finish(self, rows: Tensor, code: int) -> None:
+        """End the running rows of a `(B,)` mask with a code."""
+        self.code[rows & self.running] = code
+
+    def note_evaluation(self, value: Tensor, gradient: Tensor) -> None:
+        """Count the evaluation, keep the best point, and end rows that are not finite."""
+        running = self.running
+        self.evaluations += running
+        finite = value.isfinite() & gradient.isfinite().all(dim=1)
+        better = running & finite & (value < self.best_value)
+        self.best_value = torch.where(better, value, self.best_value)
+        self.best_z[better] = self.z[better]
+        self.finish(~finite, NON_FINITE)
+
+
+StateT = TypeVar("StateT", bound=RowState)
+
+
+class BatchedOptimizer(Protocol[StateT]):
+    """An optimiser that moves many independent rows at once."""
+
+    @property
+    def max_steps(self) -> int:
+        """Steps after which a row ends as out of steps."""
+        ...
+
+    def init(self, z: Tensor) -> StateT:
+        """Start rows at `(B, D)` points."""
+        ...
+
+    def tell(self, state: StateT, value: Tensor, gradient: Tensor) -> None:
+        """Move every running row on, in place, given `(B,)` values and `(B, D)` gradients."""
+        ...

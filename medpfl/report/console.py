@@ -1,0 +1,263 @@
+"""What a run says: the plan, the summary, the paths, an error.
+
+Text looks the same on a terminal and in a pipe, less colour; paths are never wrapped or shortened,
+so that they can be copied.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from medpfl.report.progress import Progress, show_progress
+from medpfl.report.tables import format_number, format_percent, format_rate, format_seconds
+
+if TYPE_CHECKING:
+    from medpfl.metrics.success import Summary
+
+SYNTHETIC = "SYNTHETIC DATA"
+_MAX_WIDTH = 100
+_HISTOGRAM_BINS = 10
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_BLOCKS_ASCII = " .:-=+*#@"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What is about to run, in words.
+
+    Args:
+        attack: the attack's name.
+        dataset: the dataset's name.
+        source: where the images come from: a folder, a download or a generator.
+        synthetic: whether the images are made up.
+        model: the network's name.
+        parameters: number of the network's parameters.
+        defense: the defense's name.
+        noise: the noise in words, or None without noise.
+        threat: the threat model in lines: what the server is, knows and is not given.
+        device: where the attack runs.
+        images: number of images to attack.
+        batch_size: number of images behind one update.
+        image_shape: ``(C, *S)`` of one image.
+        notes: what a careful reader should know before believing the numbers.
+        output: the run's folder.
+    """
+
+    attack: str
+    dataset: str
+    source: str
+    synthetic: bool
+    model: str
+    parameters: int
+    defense: str
+    noise: str | None
+    threat: tuple[str, ...]
+    device: str
+    images: int
+    batch_size: int
+    image_shape: tuple[int, ...]
+    notes: tuple[str, ...]
+    output: Path
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console on which text means itself: no markup, no emoji codes, no highlighting."""
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    console.width = min(console.width, _MAX_WIDTH)
+    return console
+
+
+def announce(plan: RunPlan, *, console: Console | None = None) -> None:
+    """Say what is about to run, threat model included.
+
+    Args:
+        plan: what is about to run.
+        console: where to say it; standard output by default.
+    """
+    out = console or make_console()
+    shape = " x ".join(str(size) for size in plan.image_shape)
+    facts = _facts()
+    facts.add_row("attack", Text(plan.attack, style="bold"))
+    facts.add_row("dataset", _dataset(plan.dataset, synthetic=plan.synthetic))
+    facts.add_row("images", f"{plan.images} of shape {shape}, {plan.batch_size} behind each update")
+    facts.add_row("model", f"{plan.model}, {plan.parameters:,} parameters")
+    facts.add_row("defense", plan.defense)
+    facts.add_row("noise", plan.noise or "none")
+    facts.add_row("threat", "\n".join(plan.threat))
+    facts.add_row("device", plan.device)
+    for note in plan.notes:
+        facts.add_row(Text("note", style="yellow"), note)
+    title = _title("medpfl", synthetic=plan.synthetic)
+    out.print(Panel(facts, title=title, title_align="left", box=box.ROUNDED, padding=(0, 1)))
+    paths({"source": plan.source, "output": plan.output}, console=out)
+
+
+def progress(
+    total: int, unit: str = "images", *, console: Console | None = None
+) -> AbstractContextManager[Progress]:
+    """Show how far long work has come: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+        total: how many there are to finish.
+        unit: what is counted, in the plural.
+        console: where to show it; standard output by default.
+
+    Returns:
+        A context manager that gives the `Progress` to report to.
+    """
+    return show_progress(total, unit, console=console or make_console())
+
+
+def summary_table(
+    summary: Summary,
+    *,
+    synthetic: bool,
+    threshold: float,
+    ssim_per_image: Sequence[float] = (),
+    console: Console | None = None,
+) -> None:
+    """Print a run's summary: every rate with its n, trivial guesses beside the results.
+
+    Args:
+        summary: the run's summary.
+        synthetic: whether the images are made up.
+        threshold: the SSIM from which a reconstruction counts as a success.
+        ssim_per_image: the images' SSIM, for a histogram; none is drawn without them.
+        console: where to print; standard output by default.
+    """
+    out = console or make_console()
+    out.print()
+    out.print(Text("  ") + _title("Summary", synthetic=synthetic))
+    out.print(_rates(summary, threshold))
+    out.print(_quality(summary))
+    if ssim_per_image:
+        out.print(_histogram(ssim_per_image, ascii_only=not _has_unicode(out)))
+    out.print()
+
+
+def paths(named: Mapping[str, Path | str], *, console: Console | None = None) -> None:
+    """Print where things are, a line each, unwrapped.
+
+    Args:
+        named: `{what: where}`, in the order of printing.
+        console: where to print; standard output by default.
+    """
+    out = console or make_console()
+    width = max(len(name) for name in named) if named else 0
+    for name, path in named.items():
+        line = Text("  ") + Text(name.ljust(width), style="dim") + Text(f"  {path}")
+        out.print(line, soft_wrap=True)
+
+
+def error(message: str, *, console: Console | None = None) -> None:
+    """Print one error message for people, without a traceback.
+
+    Args:
+        message: what is wrong, where, and what to do; line breaks are kept.
+        console: where to print; standard error by default.
+    """
+    out = console or make_console(stderr=True)
+    prefix = "medpfl: error: "
+    lines = [
+        # Long words are paths and settings: whole, so that they can be copied.
+        textwrap.fill(line, out.width, break_long_words=False, break_on_hyphens=False)
+        for line in f"{prefix}{message.strip()}".splitlines()
+    ]
+    text = Text("\n".join(lines))
+    text.stylize("bold red", 0, len(prefix) - 1)
+    out.print(text, soft_wrap=True)
+
+
+def _facts() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _title(text: str, *, synthetic: bool) -> Text:
+    title = Text(text, style="bold")
+    return title + Text(f"  {SYNTHETIC}", style="bold yellow") if synthetic else title
+
+
+def _dataset(name: str, *, synthetic: bool) -> Text:
+    text = Text(name)
+    return text.append("  SYNTHETIC: no patient's images", "bold yellow") if synthetic else text
+
+
+def _rates(summary: Summary, threshold: float) -> Table:
+    zero = summary.zero_gradient_share
+    rate = format_rate(summary.asr, summary.n, low=summary.asr_low, high=summary.asr_high)
+    ended = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items()))
+    table = _facts()
+    table.add_row(f"ASR (SSIM >= {threshold:g})", Text(rate, style="bold"))
+    table.add_row("ceiling", f"{format_percent(summary.asr_ceiling)}: the images with a gradient")
+    table.add_row("zero gradient", format_rate(zero, summary.n))
+    table.add_row("labels right", format_rate(summary.label_accuracy, summary.n))
+    table.add_row("time", f"{format_seconds(summary.seconds_per_image)} an image")
+    table.add_row("ended", f"{ended}; {summary.n_ok} of {summary.n} stayed finite")
+    return _indented(table)
+
+
+def _quality(summary: Summary) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column(f"mean of {summary.n} images", style="dim", no_wrap=True)
+    for heading in ("reconstructions", "all zeros", "mean image"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    s = summary
+    table.add_row("SSIM", *_cells(3, s.ssim_mean, s.ssim_zeros_mean, s.ssim_mean_image_mean))
+    table.add_row("SSIM, median", *_cells(3, s.ssim_median))
+    published = f"SSIM as published{_over(s.n_ssim_paper, s.n)}"
+    table.add_row(published, *_cells(3, s.ssim_paper_mean))
+    table.add_row("MSE", *_cells(4, s.mse_mean, s.mse_zeros_mean, s.mse_mean_image_mean))
+    table.add_row(f"PSNR (dB){_over(s.n - s.n_exact, s.n)}", *_cells(1, s.psnr_db_mean))
+    return table
+
+
+def _over(counted: int, n: int) -> str:
+    return "" if counted == n else f", over {counted} of {n}"
+
+
+def _cells(digits: int, *values: float) -> list[str]:
+    return [format_number(value, digits) for value in values]
+
+
+def _histogram(values: Sequence[float], *, ascii_only: bool) -> RenderableType:
+    """Return ten bins over [0, 1] as block characters; negative SSIM falls in the first bin."""
+    finite = [value for value in values if math.isfinite(value)]
+    bins = Counter(min(max(int(v * _HISTOGRAM_BINS), 0), _HISTOGRAM_BINS - 1) for v in finite)
+    counts = [bins[index] for index in range(_HISTOGRAM_BINS)]
+    blocks = _BLOCKS_ASCII if ascii_only else _BLOCKS
+    # Ceiling: a bin with one image must not look empty.
+    heights = [math.ceil(8 * count / max(max(counts), 1)) for count in counts]
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    for _ in counts:
+        table.add_column(justify="right", no_wrap=True, min_width=4)
+    table.add_row("SSIM", *(Text(blocks[height] * 4, style="cyan") for height in heights))
+    table.add_row("images", *(str(count) for count in counts))
+    table.add_row("from", *(f"{index / _HISTOGRAM_BINS:.1f}" for index in range(_HISTOGRAM_BINS)))
+    return _indented(table)
+
+
+def _indented(renderable: RenderableType) -> Table:
+    table = Table.grid()
+    table.add_row("  ", renderable)
+    return table
+
+
+def _has_unicode(console: Console) -> bool:
+    return console.encoding.lower().startswith("utf")

@@ -1,0 +1,91 @@
+"""One picture an image: original, reconstruction and difference side by side."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from medpfl.types import ImageScore
+
+PANEL_SIDE = 192
+"""The longer side of a panel in pixels, at least."""
+
+_GAP = 8
+_LINE = 22
+_FONT_SIZE = 13
+_PAPER = (255, 255, 255)
+_INK = (32, 32, 32)
+_TITLES = ("original", "reconstruction", "|difference|")
+
+
+def draw_panels(original: Tensor, reconstruction: Tensor, score: ImageScore) -> Image.Image:
+    """Draw an image beside its reconstruction and their absolute difference.
+
+    Pixels are enlarged without smoothing, all three on the scale [0, 1]; a volume shows its middle
+    slice. One and three channels are shown as grey and as colours, other numbers as their mean.
+
+    Args:
+        original: `(C, *S)` in [0, 1], S of two or three sides.
+        reconstruction: `(C, *S)` in [0, 1].
+        score: the numbers to write below.
+
+    Returns:
+        An RGB picture.
+    """
+    difference = (original - reconstruction).abs()
+    panels = [_panel(image) for image in (original, reconstruction, difference)]
+    width, height = panels[0].size
+    size = (3 * width + 4 * _GAP, height + 2 * _LINE + _GAP)
+    sheet = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for column, (title, panel) in enumerate(zip(_TITLES, panels, strict=True)):
+        left = _GAP + column * (width + _GAP)
+        pen.text((left, _LINE // 2), title, fill=_INK, font=_font(), anchor="lm")
+        sheet.paste(panel, (left, _LINE))
+    below = _LINE + height + _LINE // 2 + _GAP // 2
+    caption = _fit(_caption(score), size[0] - 2 * _GAP)
+    pen.text((_GAP, below), caption, fill=_INK, font=_font(), anchor="lm")
+    return sheet
+
+
+def _panel(image: Tensor) -> Image.Image:
+    pixels = _pixels(image)
+    height, width = pixels.shape[:2]
+    factor = math.ceil(PANEL_SIDE / max(height, width))
+    return Image.fromarray(pixels).resize(
+        (width * factor, height * factor), Image.Resampling.NEAREST
+    )
+
+
+def _pixels(image: Tensor) -> NDArray[np.uint8]:
+    """Return `(C, H, W)` or the middle of `(C, D, H, W)` as `(H, W, 3)`."""
+    if image.ndim == 4:
+        image = image[:, image.shape[1] // 2]
+    if image.shape[0] != 3:
+        image = image.mean(dim=0, keepdim=True).expand(3, -1, -1)
+    levels = (image.detach().cpu().clamp(0, 1) * 255).round().byte()
+    pixels: NDArray[np.uint8] = levels.permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def _caption(score: ImageScore) -> str:
+    status = score.status.replace("_", " ")
+    return f"SSIM {score.ssim:.4f}   MSE {score.mse:.2e}   {status}   {score.image_id}"
+
+
+def _fit(text: str, width: int) -> str:
+    if _font().getlength(text) <= width:
+        return text
+    while text and _font().getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_FONT_SIZE)

@@ -1,0 +1,51 @@
+"""What is about to run, in words, read off the experiment's parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from medpfl.experiment import Experiment
+from medpfl.report.console import RunPlan
+from medpfl.round import Round
+
+
+def make_plan(experiment: Experiment, round_: Round, output: Path) -> RunPlan:
+    """Describe a run.
+
+    Args:
+        experiment: its parts.
+        round_: the attacked round.
+        output: the run's folder.
+    """
+    data = experiment.data
+    payload = round_.payload(round_.image_ids[0])
+    left = len(data.selected) - len(round_.image_ids)
+    notes = list(data.notes)
+    if left:
+        notes.append(f"{left} selected images are left: too few for one more batch")
+    return RunPlan(
+        attack=experiment.attack.name,
+        dataset=data.name,
+        source=data.source,
+        synthetic=data.synthetic,
+        model=type(payload.model).__name__,
+        parameters=sum(p.numel() for p in payload.parameters.values()),
+        defense=experiment.defense.name,
+        noise=experiment.defense.describe(),
+        threat=experiment.threat.describe(),
+        device=describe_device(experiment.device),
+        images=len(round_.image_ids),
+        batch_size=experiment.federation.batch_size,
+        image_shape=data.spec.shape,
+        notes=tuple(notes),
+        output=output,
+    )
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device in words."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"

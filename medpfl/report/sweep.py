@@ -1,0 +1,246 @@
+"""What a sweep leaves behind: ``results.csv`` and ``results.md``, a row a job, failed ones too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from medpfl.report import _strict_json
+from medpfl.report._atomic import write_text
+from medpfl.report.console import error as print_error
+from medpfl.report.console import make_console, paths
+from medpfl.report.jobs import (
+    COMPLETE,
+    FAILED,
+    FIRST,
+    Row,
+    collect,
+    read_record,
+    varying_columns,
+)
+from medpfl.report.tables import (
+    csv_table,
+    format_interval,
+    format_number,
+    format_percent,
+    markdown_table,
+)
+
+__all__ = ["SweepOutcome", "SweepReport", "collect", "show", "write_report"]
+
+_NOTE = (
+    "ASR: share of the images whose reconstruction reaches the SSIM threshold, with its 95 % "
+    "interval. Ceiling: share of the images whose gradient is not exactly zero."
+)
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep went.
+
+    Args:
+        jobs: number of jobs; those that never started count where they are known.
+        failed: number of jobs that are not complete, for whatever reason.
+        results_csv: the table with a row a job.
+        results_md: the same for readers.
+        rows: what `collect` returned.
+    """
+
+    jobs: int
+    failed: int
+    results_csv: Path
+    results_md: Path
+    rows: tuple[Row, ...] = field(repr=False)
+
+
+class SweepReport(Callback):
+    """Write and print the sweep's tables, and let a sweep go on past a failed job.
+
+    Without it Hydra's sweeper runs all jobs of a batch, then raises the first failure: later
+    batches do not start, and nobody is told that the sweep ended.
+
+    ``last_outcome`` is the outcome of this process's latest sweep, for the exit code: Hydra has no
+    way to hand it back to whoever called the decorated function.
+    """
+
+    last_outcome: ClassVar[SweepOutcome | None] = None
+    _sweep_dir: ClassVar[Path | None] = None
+    _failures: ClassVar[Mapping[int, str]] = {}
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember the sweep's folder."""
+        SweepReport.last_outcome = None
+        SweepReport._sweep_dir = Path(config.hydra.sweep.dir)
+        SweepReport._failures = {}
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Put a job's failure in its record and out of the sweep's way."""
+        if config.hydra.mode is not RunMode.MULTIRUN or job_return.status is not JobStatus.FAILED:
+            return
+        number, folder = config.hydra.job.num, Path(config.hydra.runtime.output_dir)
+        # The public property would raise it.
+        failure: Exception = job_return._return_value
+        _record_failure(folder, failure, list(config.hydra.overrides.task))
+        told = " ".join(f"{type(failure).__name__}: {failure}".split())
+        SweepReport._failures = {**SweepReport._failures, number: told}
+        print_error(f"job {number} failed: {failure}\nThe others go on.")
+        job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and print the report."""
+        self.finish()
+
+    @classmethod
+    def finish(cls) -> SweepOutcome | None:
+        """Write and print the report of the sweep under way; also after an interrupt.
+
+        Returns:
+            How the sweep went, kept as ``last_outcome`` too; None where no sweep was started.
+        """
+        if cls._sweep_dir is None or not cls._sweep_dir.is_dir():
+            return None
+        try:
+            outcome = write_report(cls._sweep_dir, failures=cls._failures)
+        except OSError as fault:
+            print_error(
+                f"cannot write the sweep's tables to {cls._sweep_dir}: {fault.strerror}. "
+                "Each job's own record is in its folder there."
+            )
+            # Hydra makes a mere warning of a callback's exception; an exit it lets through.
+            sys.exit(1)
+        SweepReport.last_outcome, SweepReport._sweep_dir = outcome, None
+        show(outcome)
+        return outcome
+
+
+def write_report(sweep_dir: Path, *, failures: Mapping[int, str] | None = None) -> SweepOutcome:
+    """Write a sweep's ``results.csv`` and ``results.md``.
+
+    Args:
+        sweep_dir: the sweep's folder.
+        failures: as for `collect`.
+
+    Returns:
+        How the sweep went, and where the tables are.
+    """
+    rows = tuple(collect(sweep_dir, failures=failures))
+    outcome = SweepOutcome(
+        jobs=len(rows),
+        failed=sum(row["status"] != COMPLETE for row in rows),
+        results_csv=sweep_dir / "results.csv",
+        results_md=sweep_dir / "results.md",
+        rows=rows,
+    )
+    header = list(rows[0]) if rows else [*FIRST, "path"]
+    write_text(outcome.results_csv, csv_table(header, [list(row.values()) for row in rows]))
+    write_text(outcome.results_md, _markdown(outcome))
+    return outcome
+
+
+def show(outcome: SweepOutcome, *, console: Console | None = None) -> None:
+    """Print a sweep's table, its failures and where its files are.
+
+    Args:
+        outcome: what `write_report` returned.
+        console: where to print; standard output by default.
+    """
+    out = console or make_console()
+    rows = outcome.rows
+    axes = varying_columns(rows)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("job", justify="right", no_wrap=True)
+    for heading in _short(axes):
+        table.add_column(heading, overflow="fold")
+    for heading in ("ASR % (95 %)", "n", "SSIM", "MSE", "s/image"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        varied = (_text(row[axis]) for axis in axes)
+        table.add_row(str(row["job"]), *varied, *_brief(row))
+    out.print(Text(f"\n  {_headline(outcome)}", style="bold"))
+    out.print(table)
+    for row in rows:
+        if row["status"] != COMPLETE:
+            out.print(Text(f"  job {row['job']} {_ended(row)}"), soft_wrap=True)
+    paths({"table": outcome.results_md, "numbers": outcome.results_csv}, console=out)
+
+
+def _record_failure(folder: Path, failure: Exception, overrides: list[str]) -> None:
+    """Make sure that ``run.json`` tells of the failure, also where the run could not do it.
+
+    The record of a run that has ended stays as it is: it may be another's.
+    """
+    record: Row = {"status": "running", "overrides": overrides}
+    with suppress(OSError, ValueError):  # no record, or a damaged one: the failure is all there is
+        record = read_record(folder)
+    if record["status"] == "running":
+        told = {"type": type(failure).__name__, "message": str(failure)}
+        content = {**record, "status": FAILED, "error": told}
+        write_text(folder / "run.json", _strict_json.dumps(content))
+
+
+def _markdown(outcome: SweepOutcome) -> str:
+    axes = varying_columns(outcome.rows)
+    header = ["job", *axes, *_measures({}), "status"]
+    lines = []
+    for row in outcome.rows:
+        varied = (_text(row[axis]) for axis in axes)
+        lines.append([str(row["job"]), *varied, *_measures(row).values(), _ended(row)])
+    return f"# {_headline(outcome)}\n\n{markdown_table(header, lines)}\n{_NOTE}\n"
+
+
+def _brief(row: Row) -> list[str | Text]:
+    """Return the cells of the printed table: what fits beside two settings in 80 columns."""
+    if row["status"] != COMPLETE:
+        return [Text(row["status"], style="bold red"), "", "", "", ""]
+    measured = _measures(row)
+    rate = f"{measured['ASR'].removesuffix(' %')} {measured['95 %']}"
+    return [rate, *(measured[key] for key in ("n", "SSIM", "MSE", "s / image"))]
+
+
+def _short(axes: Sequence[str]) -> list[str]:
+    """Return the settings' last names where these still tell them apart."""
+    last = [axis.rpartition(".")[2] for axis in axes]
+    return last if len(set(last)) == len(last) else list(axes)
+
+
+def _ended(row: Row) -> str:
+    return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
+
+
+def _measures(row: Row) -> dict[str, str]:
+    """Return what a job measured, as text by heading; empty where it measured nothing."""
+    texts = {
+        "n": _text(row.get("n")),
+        "ASR": format_percent(row.get("asr")),
+        "95 %": format_interval(row.get("asr_low"), row.get("asr_high")),
+        "ceiling": format_percent(row.get("asr_ceiling")),
+        "SSIM": format_number(row.get("ssim_mean"), 3),
+        "SSIM, median": format_number(row.get("ssim_median"), 3),
+        "MSE": format_number(row.get("mse_mean"), 4),
+        "PSNR (dB)": format_number(row.get("psnr_db_mean"), 1),
+        "labels right": format_percent(row.get("label_accuracy")),
+        "s / image": format_number(row.get("seconds_per_image"), 2),
+    }
+    return texts if row.get("n") is not None else dict.fromkeys(texts, "")
+
+
+def _headline(outcome: SweepOutcome) -> str:
+    failed = f", {outcome.failed} not complete" if outcome.failed else ", all complete"
+    return f"Sweep of {outcome.jobs} job{'' if outcome.jobs == 1 else 's'}{failed}"
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,158 @@
+"""The raw arrays of one victim: written once, read back without unpickling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medpfl.errors import MedpflError
+from medpfl.report._atomic import replacing
+from medpfl.types import ImageScore, Trace
+
+_CLEAN_PIECE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")
+_LONGEST_NAME = 120
+_HASH_DIGITS = 8
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+_TEXT_FIELDS = frozenset({"image_id", "status"})
+
+
+@dataclass(frozen=True)
+class VictimRecord:
+    """What a run keeps of one victim; reconstructions are in the order of the originals.
+
+    Args:
+        original: `(N, C, *S)` in [0, 1].
+        reconstruction: `(N, C, *S)` in [0, 1]; row n goes with original n.
+        scores: N rows of ``metrics.csv``.
+        trace: how the reconstruction came about, its images in the same order, or None.
+        ssim_trace: `(T,)` mean SSIM at the trace's steps, or None.
+    """
+
+    original: Tensor
+    reconstruction: Tensor
+    scores: tuple[ImageScore, ...]
+    trace: Trace | None
+    ssim_trace: Tensor | None
+
+
+def safe_name(name: str) -> str:
+    """Return a file name, without suffix, that is readable, portable and this id's alone.
+
+    ``glioma/Tr-gl_0048`` becomes ``glioma__Tr-gl_0048``. An id with anything unusual in it (a
+    space, two underscores, a leading dot) gets a few digits of its hash, as simplifying it could
+    make it equal to another.
+    """
+    pieces = name.split("/")
+    readable = "__".join(pieces)
+    clean = all(_CLEAN_PIECE.fullmatch(piece) and piece[-1] not in "._" for piece in pieces)
+    if clean and len(readable) <= _LONGEST_NAME:
+        return readable
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+    simplified = re.sub(r"[^A-Za-z0-9.+-]+", "_", readable).strip("._")[:_LONGEST_NAME]
+    return f"{simplified}-{digest}" if simplified else digest
+
+
+def save_victim(path: Path, record: VictimRecord) -> None:
+    """Write a victim's arrays as an ``.npz`` that is there whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    arrays = {
+        "original": _array(record.original),
+        "reconstruction": _array(record.reconstruction),
+        "scores": np.array(_scores_to_json(record.scores)),
+    }
+    if record.trace is not None:
+        arrays["trace_steps"] = _array(record.trace.steps)
+        arrays["trace_objective"] = _array(record.trace.objective)
+        arrays["trace_inputs"] = _array(record.trace.inputs)
+    if record.ssim_trace is not None:
+        arrays["ssim_trace"] = _array(record.ssim_trace)
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def load_victim(path: Path) -> VictimRecord:
+    """Read what `save_victim` wrote.
+
+    Raises:
+        MedpflError: the file is missing, damaged or not a victim's record.
+    """
+    try:
+        # Opened here because numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return _from_arrays({name: arrays[name] for name in arrays.files})
+    except _UNREADABLE as error:
+        raise MedpflError(
+            f"{path} is not a readable record of a victim ({type(error).__name__}: {error}): "
+            "give an .npz from the reconstructions folder of a run, or run the experiment again"
+        ) from error
+
+
+def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> VictimRecord:
+    trace = None
+    if "trace_steps" in arrays:
+        steps, objective, inputs = (
+            torch.from_numpy(arrays[f"trace_{name}"]) for name in ("steps", "objective", "inputs")
+        )
+        trace = Trace(steps=steps, objective=objective, inputs=inputs)
+    ssim_trace = torch.from_numpy(arrays["ssim_trace"]) if "ssim_trace" in arrays else None
+    return VictimRecord(
+        original=torch.from_numpy(arrays["original"]),
+        reconstruction=torch.from_numpy(arrays["reconstruction"]),
+        scores=_scores_from_json(str(arrays["scores"])),
+        trace=trace,
+        ssim_trace=ssim_trace,
+    )
+
+
+def _scores_to_json(scores: Sequence[ImageScore]) -> str:
+    # An exact hit has an infinite PSNR: as text it survives, where strict JSON knows no infinity.
+    rows = [
+        {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(score).items()
+        }
+        for score in scores
+    ]
+    return json.dumps(rows, allow_nan=False)
+
+
+def _scores_from_json(text: str) -> tuple[ImageScore, ...]:
+    return tuple(_score(row) for row in json.loads(text))
+
+
+def _score(row: dict[str, Any]) -> ImageScore:
+    numbers = {
+        name: _NOT_FINITE[value]
+        for name, value in row.items()
+        if name not in _TEXT_FIELDS and isinstance(value, str)
+    }
+    return ImageScore(**{**row, **numbers})
+
+
+def _array(values: Tensor) -> NDArray[np.generic]:
+    array: NDArray[np.generic] = values.detach().cpu().numpy()
+    return array

@@ -1,0 +1,84 @@
+"""Threat models: what the attacker is granted, and the only door to an `Observation`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from medpfl.errors import ConfigurationError, ThreatModelError
+from medpfl.types import ClientUpdate, DataSpec, LocalTraining, Observation, ServerPayload
+
+CAPABILITIES = {
+    "num_examples": "how many images are behind the update",
+    "labels": "the images' labels",
+    "local_training": "how the client computed its update",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatModel:
+    """Who sees the update, and what else they know.
+
+    The server always knows what it sent, the update, and the kind of data (shape, classes,
+    normalisation). Everything else is a capability, granted by name.
+
+    Args:
+        server: ``honest_but_curious``: follows the protocol, and looks.
+        knows: capabilities granted, of `CAPABILITIES`.
+        aggregation: ``individual``: the server sees each client's own update.
+    """
+
+    server: Literal["honest_but_curious"] = "honest_but_curious"
+    knows: Sequence[str] = ()
+    aggregation: Literal["individual"] = "individual"
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.knows) - set(CAPABILITIES))
+        if unknown:
+            raise ConfigurationError(
+                f"threat.knows: unknown capability {', '.join(unknown)}; "
+                f"choose from {', '.join(CAPABILITIES)}"
+            )
+
+    def require(self, capabilities: Iterable[str], *, who: str) -> None:
+        """Raise a `ThreatModelError` where `who` needs a capability that is withheld."""
+        missing = sorted(set(capabilities) - set(self.knows))
+        if missing:
+            what = "; ".join(f"'{name}' ({CAPABILITIES[name]})" for name in missing)
+            knows = ",".join([*self.knows, *missing])
+            raise ThreatModelError(
+                f"{who} needs {what}, which the threat model withholds. Grant it with "
+                f"'threat.knows=[{knows}]', or choose an attack that does without."
+            )
+
+    def observe(
+        self,
+        *,
+        victim_id: str,
+        payload: ServerPayload,
+        update: ClientUpdate,
+        spec: DataSpec,
+        local_training: LocalTraining,
+    ) -> Observation:
+        """Return what the attacker sees of an update: the granted part, nothing more."""
+        return Observation(
+            victim_id=victim_id,
+            payload=payload,
+            tensors=update.tensors,
+            kind=update.kind,
+            spec=spec,
+            num_examples=update.num_examples if "num_examples" in self.knows else None,
+            labels=update.labels if "labels" in self.knows else None,
+            local_training=local_training if "local_training" in self.knows else None,
+        )
+
+    def describe(self) -> tuple[str, ...]:
+        """Return the threat model in lines for people."""
+        withheld = [name for name in CAPABILITIES if name not in self.knows]
+        always = ["the model it sent", "the update", "the kind of data"]
+        return (
+            f"{self.server.replace('_', '-')} server, sees {self.aggregation} updates",
+            f"knows: {', '.join([*always, *self.knows])}",
+            f"withheld: {', '.join(withheld) or 'nothing'}",
+        )

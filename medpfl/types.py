@@ -1,0 +1,213 @@
+"""The dataclasses that flow from the victims to the record, one way.
+
+Letters used in shapes: V victims, R restarts, B = rows side by side, N images in a victim,
+C channels, ``*S`` spatial sizes (``(H, W)`` or ``(D, H, W)``), K classes, P_i a parameter's shape.
+Images are in [0, 1] at every interface; names ending in ``_norm`` are in the client's input space,
+``(x - mean) / std``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class Status(StrEnum):
+    """Why a row ended."""
+
+    CONVERGED = "converged"
+    STALLED = "stalled"
+    OUT_OF_STEPS = "out_of_steps"
+    NON_FINITE = "non_finite"
+    NO_GRADIENT = "no_gradient"
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What one example looks like: public knowledge in every threat model.
+
+    Args:
+        shape: ``(C, *S)`` of one example.
+        num_classes: number of classes K.
+        mean: per-channel mean of the client's normalisation, length C.
+        std: per-channel standard deviation of the client's normalisation, length C, positive.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Map pixels in [0, 1] to the client's input space; `(..., C, *S)` to the same shape."""
+        return (inputs - self._channels(self.mean, inputs)) / self._channels(self.std, inputs)
+
+    def denormalise(self, inputs_norm: Tensor) -> Tensor:
+        """Map the client's input space back to pixels, unclipped; `(..., C, *S)`."""
+        mean, std = (self._channels(v, inputs_norm) for v in (self.mean, self.std))
+        return inputs_norm * std + mean
+
+    def _channels(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        shape = (len(values),) + (1,) * (len(self.shape) - 1)
+        return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(shape)
+
+
+@dataclass(frozen=True)
+class VictimBatch:
+    """Ground truth: the images behind one update. Never reaches the attacker.
+
+    Args:
+        inputs: `(N, C, *S)` in [0, 1].
+        labels: `(N,)` int64.
+        ids: N image ids, as in the metrics table.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ServerPayload:
+    """What the server sends to a client at the start of a round.
+
+    Args:
+        model: the architecture, used statelessly through ``torch.func.functional_call``.
+        parameters: `{name: P_i}`, float32.
+        buffers: `{name: shape}`; empty for networks without buffers.
+        training: the mode in which the client runs the network (True: train, False: eval).
+    """
+
+    model: nn.Module
+    parameters: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    training: bool
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How the client computed its update.
+
+    Args:
+        algorithm: ``fedsgd``: one gradient of the mean cross-entropy.
+    """
+
+    algorithm: Literal["fedsgd"] = "fedsgd"
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What leaves the client.
+
+    Args:
+        kind: ``gradient`` (FedSGD) or ``delta`` (weights after minus before local training).
+        tensors: `{name: P_i}`, float32.
+        num_examples: N.
+        buffers: the client's buffers after training, or None.
+        labels: `(N,)`; only a threat model that grants labels lets them through.
+    """
+
+    kind: Literal["gradient", "delta"]
+    tensors: Mapping[str, Tensor]
+    num_examples: int
+    buffers: Mapping[str, Tensor] | None = None
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything the attacker has; made by ``ThreatModel.observe`` alone.
+
+    Args:
+        victim_id: a name for the update; seeds the attacker's random streams.
+        payload: what the server sent.
+        tensors: the update, `{name: P_i}`.
+        kind: as in `ClientUpdate`.
+        spec: shape, classes and normalisation of the data.
+        num_examples: N, or None where withheld.
+        labels: `(N,)`, or None where withheld.
+        local_training: how the update was computed, or None where withheld.
+    """
+
+    victim_id: str
+    payload: ServerPayload
+    tensors: Mapping[str, Tensor]
+    kind: Literal["gradient", "delta"]
+    spec: DataSpec
+    num_examples: int | None
+    labels: Tensor | None
+    local_training: LocalTraining | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How one reconstruction came about, at T recorded steps.
+
+    Args:
+        steps: `(T,)` int64 step numbers.
+        objective: `(T,)` float64 objective values.
+        inputs: `(T, N, C, *S)` intermediate reconstructions in [0, 1], float32.
+    """
+
+    steps: Tensor
+    objective: Tensor
+    inputs: Tensor
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the attacker hands in for one victim.
+
+    Args:
+        victim_id: the observation's.
+        inputs: `(N, C, *S)` in [0, 1], float32, finite.
+        labels: `(N,)` int64: inferred, jointly optimised, or as granted.
+        objective: final objective value of the chosen row; NaN where nothing was computed.
+        status: why the row ended.
+        steps: optimiser steps taken.
+        evaluations: evaluations of the objective and its gradient.
+        seconds: this victim's share of the wall time of the rows it ran beside.
+        trace: None where none was asked for.
+    """
+
+    victim_id: str
+    inputs: Tensor
+    labels: Tensor
+    objective: float
+    status: Status
+    steps: int
+    evaluations: int
+    seconds: float
+    trace: Trace | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One row of ``metrics.csv``; field names are the column names, in this order."""
+
+    image_id: str
+    label: int
+    label_inferred: int
+    ssim: float
+    mse: float
+    psnr_db: float
+    success: bool
+    gradient_norm: float
+    true_probability: float
+    objective: float
+    steps: int
+    evaluations: int
+    seconds: float
+    status: str
+    noise_scale: float | None
+    snr_db: float | None
+    ssim_paper: float
+    ssim_zeros: float
+    mse_zeros: float
+    ssim_mean_image: float
+    mse_mean_image: float

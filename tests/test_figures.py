@@ -1,0 +1,148 @@
+"""Pictures of a run, checked by the pixels that they hold."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from medpfl.report.figures import (
+    GalleryItem,
+    TraceCurve,
+    evenly_spread,
+    gallery,
+    median_curve,
+    traces,
+)
+
+BLUE, VERMILLION = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
+
+
+def item(image_id: str, *, ssim: float, shape: tuple[int, ...] = (3, 8, 8)) -> GalleryItem:
+    grey = torch.full(shape, 0.5)
+    return GalleryItem(image_id, grey, grey.numpy(), ssim, "converged")
+
+
+def pixels(path: Path) -> npt.NDArray[np.uint8]:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def count(path: Path, colour: tuple[int, int, int]) -> int:
+    return int(np.sum(np.all(pixels(path) == colour, axis=-1)))
+
+
+def draw(path: Path, items: list[GalleryItem], *, synthetic: bool = False) -> None:
+    gallery(path, items, title="cpl on $brain_mri", synthetic=synthetic, threshold=0.9)
+
+
+def test_successes_and_failures_have_their_own_colour(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.png"
+    draw(path, [item("a", ssim=0.9)])
+    assert count(path, BLUE) > 500
+    assert count(path, VERMILLION) == 0
+    draw(path, [item("a", ssim=0.899)])
+    assert count(path, BLUE) == 0
+    assert count(path, VERMILLION) > 500
+
+
+def test_a_gallery_is_private_whole_and_the_same_every_time(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.png"
+    settings = dict(mpl.rcParams)
+    draw(path, [item("a", ssim=1.0)])
+    first = path.read_bytes()
+    draw(path, [item("a", ssim=1.0)])
+    assert path.read_bytes() == first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["gallery.png"]
+    assert dict(mpl.rcParams) == settings
+
+
+def test_a_synthetic_gallery_says_so(tmp_path: Path) -> None:
+    draw(tmp_path / "real.png", [item("a", ssim=1.0)])
+    draw(tmp_path / "synthetic.png", [item("a", ssim=1.0)], synthetic=True)
+    orange = (0xB8, 0x86, 0x0B)
+    assert count(tmp_path / "real.png", orange) == 0
+    assert count(tmp_path / "synthetic.png", orange) > 100
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 9), (1, 5, 8, 8)])
+def test_every_kind_of_image_can_be_drawn(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "gallery.png"
+    draw(path, [item("odd $id_" + "x" * 60, ssim=float("nan"), shape=shape)] * 2)
+    assert count(path, (128, 128, 128)) + count(path, (127, 127, 127)) > 20_000
+
+
+def test_a_volume_shows_its_middle_slice(tmp_path: Path) -> None:
+    volume = torch.zeros(1, 5, 8, 8)
+    volume[:, 2] = 1.0
+    path = tmp_path / "gallery.png"
+    gallery(
+        path,
+        [GalleryItem("v", volume, volume * 0.0, 0.0, "stalled")],
+        title="",
+        synthetic=False,
+        threshold=0.9,
+    )
+    black = count(path, (0, 0, 0))
+    white_share = np.mean(np.all(pixels(path) == 255, axis=-1))
+    assert black > 10_000
+    assert white_share > 0.5
+
+
+def test_the_spread_is_even_and_keeps_both_ends() -> None:
+    assert evenly_spread(3, 24) == [0, 1, 2]
+    assert evenly_spread(99, 3) == [0, 49, 98]
+    chosen = evenly_spread(100, 24)
+    assert (len(set(chosen)), chosen[0], chosen[-1]) == (24, 0, 99)
+    assert set(np.diff(chosen)) == {4, 5}
+
+
+def test_the_median_holds_the_last_value_of_ended_curves() -> None:
+    steps = [np.array([0.0, 10.0]), np.array([0.0, 10.0, 20.0]), np.array([10.0, 20.0])]
+    values = [np.array([1.0, 3.0]), np.array([2.0, 5.0, 9.0]), np.array([4.0, 0.0])]
+    grid, median = median_curve(steps, values)
+    np.testing.assert_array_equal(grid, [0.0, 10.0, 20.0])
+    np.testing.assert_array_equal(median, [1.5, 4.0, 3.0])
+
+
+@pytest.mark.parametrize("objective", [[1.0, 0.1, 0.0], [1.0, -0.5, np.nan], [0.0, 0.0, 0.0]])
+def test_traces_take_any_objective(tmp_path: Path, objective: list[float]) -> None:
+    path = tmp_path / "traces.png"
+    solved = TraceCurve(torch.arange(3), torch.tensor(objective), torch.tensor([0.1, 0.5, 0.95]))
+    failed = TraceCurve(np.arange(2), np.array([1.0, 0.9]), np.array([0.1, 0.1]))
+    traces(path, [solved, None, failed], threshold=0.9)
+    assert pixels(path).shape == (960, 1152, 3)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_there_must_be_something_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="items is empty"):
+        draw(tmp_path / "gallery.png", [])
+    with pytest.raises(ValueError, match="no item has a trace"):
+        traces(tmp_path / "traces.png", [None], threshold=0.9)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real_data
+def test_real_images_make_a_gallery(tmp_path: Path) -> None:
+    root = os.environ.get("MEDPFL_DATA_ROOT")
+    if not root:
+        pytest.skip("MEDPFL_DATA_ROOT is not set: it names the folder of the sample images")
+    files = sorted(Path(root).glob("brain_mri/Training/*/*.jpg"))[:30]
+    items = []
+    for file in files:
+        with Image.open(file) as picture:
+            image = np.asarray(picture.convert("L").resize((32, 32)), dtype=np.float32)[None] / 255
+        items.append(GalleryItem(f"{file.parent.name}/{file.stem}", image, image, 1.0, "converged"))
+    draw(tmp_path / "gallery.png", items)
+    height, width, _ = pixels(tmp_path / "gallery.png").shape
+    assert height > width == 1600

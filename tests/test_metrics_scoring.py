@@ -1,0 +1,209 @@
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medpfl.errors import ConfigurationError
+from medpfl.metrics import (
+    PaperCPL,
+    Scorer,
+    VictimFacts,
+    match,
+    mse,
+    ssim,
+    ssim_over_steps,
+    ssim_per_image,
+)
+from medpfl.seeding import generator
+from medpfl.types import DataSpec, Reconstruction, Status, Trace, VictimBatch
+
+SPEC = DataSpec(shape=(1, 16, 16), num_classes=4, mean=(0.5,), std=(0.25,))
+MEAN_IMAGE = torch.full((1, 16, 16), 0.5)
+
+
+def images(*shape, seed=0):
+    return torch.rand(shape, generator=generator(seed, "images", *shape))
+
+
+def victim_of(n, shape=(1, 16, 16)):
+    ids = tuple(f"class/{k}" for k in range(n))
+    return VictimBatch(inputs=images(n, *shape), labels=torch.arange(n) % 4, ids=ids)
+
+
+def reconstruction_of(inputs, labels, **changes):
+    base = Reconstruction(
+        victim_id="v",
+        inputs=inputs,
+        labels=labels,
+        objective=1e-9,
+        status=Status.CONVERGED,
+        steps=20,
+        evaluations=25,
+        seconds=6.0,
+    )
+    return replace(base, **changes)
+
+
+def facts_of(n):
+    return VictimFacts(
+        gradient_norm=2.5,
+        true_probability=torch.linspace(0.1, 0.9, n),
+        noise_scale=None,
+        snr_db=None,
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 4))
+def test_matching_is_the_best_one_to_one_pairing(seed, n):
+    x, y = images(n, 1, 2, 2, seed=seed), images(n, 1, 2, 2, seed=seed + 1)
+    order = match(x, y).tolist()
+    assert sorted(order) == list(range(n))
+
+    def total(pairing):
+        return sum(mse(x[i], y[j]) for i, j in enumerate(pairing))
+
+    best = min(total(pairing) for pairing in itertools.permutations(range(n)))
+    assert total(order) == pytest.approx(best)
+
+
+def test_matching_undoes_a_permutation():
+    x = images(5, 1, 4, 4)
+    shuffle = torch.tensor([3, 0, 4, 1, 2])
+    assert torch.equal(x[shuffle][match(x, x[shuffle])], x)
+
+
+def test_one_good_reconstruction_counts_once():
+    victim = victim_of(2)
+    both_the_first = victim.inputs[[0, 0]]
+    scores = Scorer().score(
+        victim, reconstruction_of(both_the_first, victim.labels), facts_of(2), MEAN_IMAGE, spec=SPEC
+    )
+    assert [score.success for score in scores] == [True, False]
+
+
+def test_matching_refuses_what_it_cannot_compare():
+    with pytest.raises(ValueError, match="same shape"):
+        match(images(2, 1, 4, 4), images(3, 1, 4, 4))
+    with pytest.raises(ValueError, match="finite"):
+        match(images(2, 1, 4, 4), images(2, 1, 4, 4) * math.nan)
+
+
+def test_row_of_a_single_image():
+    victim = victim_of(1)
+    guess = (victim.inputs + 0.01).clamp(0, 1)
+    (score,) = Scorer(paper=PaperCPL()).score(
+        victim,
+        reconstruction_of(guess, victim.labels),
+        replace(facts_of(1), noise_scale=0.1, snr_db=3.0),
+        MEAN_IMAGE,
+        spec=SPEC,
+    )
+    x = victim.inputs[0]
+    assert score.image_id == "class/0"
+    assert (score.label, score.label_inferred) == (0, 0)
+    assert score.ssim == ssim(x, guess[0])
+    assert score.mse == mse(x, guess[0])
+    assert score.psnr_db == pytest.approx(-10 * math.log10(score.mse))
+    assert score.success is True
+    assert score.gradient_norm == 2.5
+    assert score.true_probability == pytest.approx(0.1)
+    assert (score.objective, score.steps, score.evaluations) == (1e-9, 20, 25)
+    assert (score.seconds, score.status) == (6.0, "converged")
+    assert (score.noise_scale, score.snr_db) == (0.1, 3.0)
+    assert score.ssim_paper == PaperCPL()(x, guess[0], SPEC)
+    assert score.ssim_zeros == ssim(x, torch.zeros_like(x))
+    assert score.mse_zeros == pytest.approx(float(x.double().square().mean()))
+    assert score.ssim_mean_image == ssim(x, MEAN_IMAGE)
+    assert score.mse_mean_image == mse(x, MEAN_IMAGE)
+
+
+def test_rows_follow_the_victim_and_labels_the_matched_image():
+    victim = victim_of(3)
+    shuffle = torch.tensor([2, 0, 1])
+    scores = Scorer().score(
+        victim,
+        reconstruction_of(victim.inputs[shuffle], victim.labels[shuffle]),
+        facts_of(3),
+        MEAN_IMAGE,
+        spec=SPEC,
+    )
+    assert [score.image_id for score in scores] == list(victim.ids)
+    assert [score.label_inferred for score in scores] == [0, 1, 2]
+    assert all(score.mse == 0 and score.psnr_db == math.inf for score in scores)
+    assert [score.true_probability for score in scores] == pytest.approx([0.1, 0.5, 0.9])
+    assert [score.seconds for score in scores] == [2.0, 2.0, 2.0]
+    assert all(math.isnan(score.ssim_paper) for score in scores)
+
+
+def test_scores_volumes():
+    victim = victim_of(1, shape=(1, 12, 13, 14))
+    (score,) = Scorer().score(
+        victim,
+        reconstruction_of(victim.inputs, victim.labels),
+        facts_of(1),
+        torch.zeros(1, 12, 13, 14),
+        spec=SPEC,
+    )
+    assert score.ssim == pytest.approx(1.0)
+    assert score.ssim_zeros == score.ssim_mean_image
+
+
+def test_success_starts_at_the_threshold():
+    victim = victim_of(1)
+    guess = reconstruction_of((victim.inputs + 0.2).clamp(0, 1), victim.labels)
+    value = ssim(victim.inputs[0], guess.inputs[0])
+    rest = (victim, guess, facts_of(1), MEAN_IMAGE)
+    assert Scorer(threshold=value).score(*rest, spec=SPEC)[0].success
+    above = math.nextafter(value, 2)
+    assert not Scorer(threshold=above).score(*rest, spec=SPEC)[0].success
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 1.1, math.nan])
+def test_impossible_thresholds_are_refused(threshold):
+    with pytest.raises(ConfigurationError, match=r"metrics\.threshold"):
+        Scorer(threshold=threshold)
+
+
+def test_what_does_not_fit_together_is_refused():
+    victim = victim_of(2)
+    good = reconstruction_of(victim.inputs, victim.labels)
+    scorer = Scorer()
+    with pytest.raises(ValueError, match=r"reconstruction\.labels holds 1 images"):
+        scorer.score(
+            victim, replace(good, labels=victim.labels[:1]), facts_of(2), MEAN_IMAGE, spec=SPEC
+        )
+    with pytest.raises(ValueError, match=r"facts\.true_probability holds 3 images"):
+        scorer.score(victim, good, facts_of(3), MEAN_IMAGE, spec=SPEC)
+    with pytest.raises(ValueError, match="finite"):
+        scorer.score(
+            victim,
+            replace(good, inputs=victim.inputs * math.inf),
+            facts_of(2),
+            MEAN_IMAGE,
+            spec=SPEC,
+        )
+
+
+def test_ssim_over_steps_follows_the_final_pairing():
+    victim = victim_of(2)
+    swapped = victim.inputs.flip(0)
+    inputs = torch.stack([victim.inputs, torch.lerp(victim.inputs, swapped, 0.8), swapped])
+    trace = Trace(steps=torch.arange(3), objective=torch.zeros(3).double(), inputs=inputs)
+    curve = ssim_over_steps(victim, trace)
+    expected = [ssim_per_image(victim.inputs, step.flip(0)).mean().item() for step in inputs]
+    assert curve.dtype == torch.float64
+    assert curve.tolist() == expected
+    # At the first step each image sits in the other's place: bad, though a rematch would say 1.
+    assert curve[0] < 0.5
+    assert curve[2] == pytest.approx(1.0)
+
+
+def test_ssim_over_no_steps_is_empty():
+    empty = torch.empty(0)
+    trace = Trace(steps=empty.long(), objective=empty, inputs=torch.empty(0, 1, 1, 16, 16))
+    assert ssim_over_steps(victim_of(1), trace).shape == (0,)
