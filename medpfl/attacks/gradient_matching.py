@@ -161,7 +161,7 @@ class GradientMatching:
     def _first_point(self, key: _Key, seed: int) -> Tensor:
         unknowns = self._unknowns(key.observation)
         stream = generator(seed, "start", key.observation.victim_id, key.restart)
-        images = self._start(unknowns.image_shape, stream)
+        images = self._start(key.observation, unknowns.image_shape, stream)
         return unknowns.pack(images, torch.randn(unknowns.label_shape, generator=stream))
 
     def _target(

@@ -124,7 +124,8 @@ class MatchingObjective:
 
         def loss(weights: dict[str, Tensor]) -> Tensor:
             logits = functional_call(self._model, (weights, self._buffers), (inputs_norm,))
-            return -(probabilities * logits.log_softmax(1)).sum(1).mean()
+            value: Tensor = -(probabilities * logits.log_softmax(1)).sum(1).mean()
+            return value
 
         dummy: dict[str, Tensor] = grad(loss)(unflatten(parameters, self._shapes))
         wanted = unflatten(observed, self._shapes)

@@ -8,12 +8,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from medpfl.types import Observation
+
 
 class Start(Protocol):
-    """Draws the first dummy images."""
+    """Makes the first dummy images."""
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Return `(N, C, *S)` on the CPU; `shape` is that shape."""
+    def __call__(
+        self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
+        """Return `(N, C, *S)`; `shape` is that shape."""
         ...
 
 
@@ -21,7 +25,9 @@ class Start(Protocol):
 class Normal:
     """Standard normal pixels (Zhu et al. 2019, Alg. 1)."""
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
         """Draw N(0, 1) for every entry."""
         return torch.randn(shape, generator=generator)
 
@@ -36,7 +42,9 @@ class PatchTiled:
 
     tiles: int = 2
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
         """Draw U[0, 1) for one patch an image and repeat it; odd sizes cut the last tile."""
         spatial = shape[2:]
         patch = torch.rand(
