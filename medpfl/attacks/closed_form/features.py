@@ -1,0 +1,29 @@
+"""The exact input of a fully connected layer, read off its gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def layer_input(weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor | None:
+    """Return the input of a biased linear layer behind an update of one example.
+
+    With one example, dL/dW = d h' and dL/db = d, so every row k with d_k != 0 gives
+    h = (dL/dW)_k / d_k (Phong et al. 2018, Eq. 11). The rows are averaged with the weights d_k^2,
+    which is the least-squares solution.
+
+    Args:
+        weight_gradient: `(K, F)`.
+        bias_gradient: `(K,)`.
+
+    Returns:
+        `(F,)` in float64; None where the gradient is zero or not finite.
+    """
+    rows, bias = weight_gradient.double(), bias_gradient.double()
+    largest = bias.abs().max()
+    if not 0 < float(largest) < torch.inf:
+        return None
+    scaled = bias / largest  # squares of a gradient of 1e-200 would vanish
+    features = (rows / largest * scaled.unsqueeze(1)).sum(0) / scaled.square().sum()
+    return features if bool(features.isfinite().all()) else None

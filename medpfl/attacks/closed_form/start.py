@@ -1,0 +1,128 @@
+"""Start a search where the closed forms end: usually at the image itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medpfl.attacks.closed_form.feature_matching import match_features
+from medpfl.attacks.closed_form.features import layer_input
+from medpfl.attacks.closed_form.layerwise import ConvolutionInverse
+from medpfl.attacks.starts import Start
+from medpfl.models.sigmoid_cnn import SigmoidCNN
+from medpfl.types import Observation, ServerPayload
+
+# Unknowns of a layer up to which its normal matrix is factorised (4096^2 float64 are 128 MiB).
+_LARGEST_DENSE = 4096
+
+
+class ClosedForm:
+    """Compute the start from the update, where one image is behind it and the network allows.
+
+    The last layer's gradient gives its exact input, the features. Where there are more features
+    than pixels the image is found by matching them; otherwise the network is inverted layer by
+    layer. Updates that fit neither (several images, other networks, added noise) start with the
+    fallback.
+
+    Args:
+        fallback: the start where no closed form holds.
+        largest_residual: relative residual of the equations above which their solution is
+            not trusted.
+    """
+
+    def __init__(self, *, fallback: Start, largest_residual: float = 0.1) -> None:
+        self._fallback = fallback
+        self._largest_residual = largest_residual
+        self._prepared: tuple[ServerPayload, list[ConvolutionInverse]] | None = None
+
+    def __call__(
+        self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
+        """Return the closed-form image `(1, C, *S)`, or what the fallback gives."""
+        image = self._image(observation) if shape[0] == 1 else None
+        if image is None:
+            return self._fallback(observation, shape, generator)
+        return image.unsqueeze(0)
+
+    def _image(self, observation: Observation) -> Tensor | None:
+        model = observation.payload.model
+        if not isinstance(model, SigmoidCNN) or observation.kind != "gradient":
+            return None
+        tensors = observation.tensors
+        features = layer_input(tensors["fc.weight"], tensors["fc.bias"])
+        if features is None:
+            return None
+        shape = observation.spec.shape
+        if len(features) >= torch.Size(shape).numel():
+            image, residual = match_features(_extractor(observation.payload), features, shape)
+        elif max(s.numel() for s in _shapes(model, shape)[:-1]) <= _LARGEST_DENSE:
+            image, residual = self._layer_by_layer(observation, features)
+        else:
+            return None
+        trusted = residual <= self._largest_residual and bool(image.isfinite().all())
+        return image if trusted else None
+
+    def _layer_by_layer(self, observation: Observation, features: Tensor) -> tuple[Tensor, float]:
+        inverses, tensors = self._inverses(observation), observation.tensors
+        fc = observation.payload.parameters["fc.weight"].double()
+        names = [name for name, _ in _convolutions(observation.payload.model)]
+        output = features.reshape(_shapes(observation.payload.model, observation.spec.shape)[-1])
+        above = (fc.T @ tensors["fc.bias"].double()).reshape(output.shape)
+        worst = 0.0
+        for name, inverse in zip(reversed(names), reversed(inverses), strict=True):
+            below = inverse.gradient_below(output, above)
+            output, residual = inverse.solve(output, above, tensors[f"{name}.weight"])
+            above, worst = below, max(worst, residual)
+        return output, worst
+
+    def _inverses(self, observation: Observation) -> list[ConvolutionInverse]:
+        """Return the network's part of the equations, computed once a payload."""
+        payload = observation.payload
+        if self._prepared is None or self._prepared[0] is not payload:
+            shapes = _shapes(payload.model, observation.spec.shape)[:-1]
+            layers = [
+                ConvolutionInverse.prepare(
+                    layer,
+                    payload.parameters[f"{name}.weight"],
+                    payload.parameters[f"{name}.bias"],
+                    shape,
+                )
+                for (name, layer), shape in zip(_convolutions(payload.model), shapes, strict=True)
+            ]
+            self._prepared = (payload, layers)
+        return self._prepared[1]
+
+
+def _convolutions(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+
+
+def _shapes(model: nn.Module, shape: tuple[int, ...]) -> list[torch.Size]:
+    """Return `(C, H, W)` before every convolution, in running order, and after the last."""
+    inputs = torch.zeros(1, *shape)
+    shapes = [inputs.shape[1:]]
+    for _, layer in _convolutions(model):
+        weight = torch.zeros_like(layer.weight, device="cpu")
+        inputs = functional.conv2d(inputs, weight, stride=layer.stride, padding=layer.padding)
+        shapes.append(inputs.shape[1:])
+    return shapes
+
+
+def _extractor(payload: ServerPayload) -> Callable[[Tensor], Tensor]:
+    parameters = {name: p.double() for name, p in payload.parameters.items()}
+    layers = [
+        (layer, parameters[f"{name}.weight"], parameters[f"{name}.bias"])
+        for name, layer in _convolutions(payload.model)
+    ]
+
+    def features(inputs_norm: Tensor) -> Tensor:
+        for layer, weight, bias in layers:
+            inputs_norm = functional.conv2d(
+                inputs_norm, weight, bias, stride=layer.stride, padding=layer.padding
+            ).sigmoid()
+        return inputs_norm.flatten(1)
+
+    return features
