@@ -13,6 +13,7 @@ CAPABILITIES = {
     "num_examples": "how many images are behind the update",
     "labels": "the images' labels",
     "local_training": "how the client computed its update",
+    "buffers": "the BatchNorm statistics that the client sends along",
 }
 
 
@@ -34,6 +35,14 @@ class ThreatModel:
     aggregation: Literal["individual"] = "individual"
 
     def __post_init__(self) -> None:
+        if self.server != "honest_but_curious":
+            raise ConfigurationError(f"threat.server={self.server}: choose honest_but_curious")
+        if self.aggregation != "individual":
+            raise ConfigurationError(f"threat.aggregation={self.aggregation}: choose individual")
+        if isinstance(self.knows, str):
+            raise ConfigurationError(
+                f"threat.knows={self.knows}: must be a list, such as threat.knows=[{self.knows}]"
+            )
         unknown = sorted(set(self.knows) - set(CAPABILITIES))
         if unknown:
             raise ConfigurationError(
@@ -71,6 +80,7 @@ class ThreatModel:
             num_examples=update.num_examples if "num_examples" in self.knows else None,
             labels=update.labels if "labels" in self.knows else None,
             local_training=local_training if "local_training" in self.knows else None,
+            buffers=update.buffers if "buffers" in self.knows else None,
         )
 
     def describe(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ Images are in [0, 1] at every interface; names ending in ``_norm`` are in the cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -108,7 +109,7 @@ class ClientUpdate:
         kind: ``gradient`` (FedSGD) or ``delta`` (weights after minus before local training).
         tensors: `{name: P_i}`, float32.
         num_examples: N.
-        buffers: the client's buffers after training, or None.
+        buffers: the client's buffers after training, or None where it keeps them.
         labels: `(N,)`; only a threat model that grants labels lets them through.
     """
 
@@ -132,6 +133,7 @@ class Observation:
         num_examples: N, or None where withheld.
         labels: `(N,)`, or None where withheld.
         local_training: how the update was computed, or None where withheld.
+        buffers: the client's buffers after training, or None where withheld or not sent.
     """
 
     victim_id: str
@@ -142,6 +144,7 @@ class Observation:
     num_examples: int | None
     labels: Tensor | None
     local_training: LocalTraining | None
+    buffers: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,10 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One row of ``metrics.csv``; field names are the column names, in this order."""
+    """One row of ``metrics.csv``; field names are the column names, in this order.
+
+    Columns that came later have a default of NaN, not computed, so that older records can be read.
+    """
 
     image_id: str
     label: int
@@ -211,3 +217,8 @@ class ImageScore:
     mse_zeros: float
     ssim_mean_image: float
     mse_mean_image: float
+    ssim_paper_cpl: float = math.nan
+    ssim_paper_dlg: float = math.nan
+    ssim_paper_gradinv: float = math.nan
+    ssim_oracle: float = math.nan
+    mse_oracle: float = math.nan

@@ -1,13 +1,14 @@
-"""The one gradient-matching attack; DLG, iDLG and CPL are choices of its parts (conf/attack)."""
+"""The one gradient-matching attack; those of the literature choose its parts (conf/attack)."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,27 @@ from torch import Tensor, nn
 from medpfl.attacks.base import AttackContext
 from medpfl.attacks.distances import Distance
 from medpfl.attacks.labels import LabelStrategy
-from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns, flatten, rows_at_once
+from medpfl.attacks.matching import (
+    MatchingObjective,
+    Targets,
+    Unknowns,
+    flatten,
+    float_buffers,
+    rows_at_once,
+)
+from medpfl.attacks.priors import Prior
+from medpfl.attacks.projection import ImageProjection, Projection
 from medpfl.attacks.starts import Start
 from medpfl.errors import ConfigurationError
 from medpfl.models.structure import last_linear
-from medpfl.optim import BatchedOptimizer, RowState
+from medpfl.optim import Adam, BatchedOptimizer
+from medpfl.optim.projected import Projected
 from medpfl.optim.scheduler import Outcome, Row, Scheduler, Snapshot
+from medpfl.optim.shared_rows import SharedRows
 from medpfl.seeding import generator
 from medpfl.types import Observation, Reconstruction, Status, Trace
+
+PartT = TypeVar("PartT")
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -45,6 +59,9 @@ class GradientMatching:
         labels: how the labels are known.
         distance: between the dummy's gradient and the observed one.
         optimizer: moves the rows.
+        priors: terms added to the distance, by name; None entries are left out.
+        projections: what is done to the images after every step, by name, in this order; None
+            entries are left out. Only `Adam` can be combined with them.
         restarts: independent starts a victim; the one with the lowest objective is handed in.
         rows: rows side by side.
         precision: the attacker's floating-point type; the client's own is not affected.
@@ -58,7 +75,9 @@ class GradientMatching:
         start: Start,
         labels: LabelStrategy,
         distance: Distance,
-        optimizer: BatchedOptimizer[RowState],
+        optimizer: BatchedOptimizer[Any],
+        priors: Mapping[str, Prior | None] | None = None,
+        projections: Mapping[str, Projection | None] | None = None,
         restarts: int = 1,
         rows: int = 64,
         precision: Literal["float32", "float64"] = "float32",
@@ -78,6 +97,13 @@ class GradientMatching:
         self._labels = labels
         self._distance = distance
         self._optimizer = optimizer
+        self._priors = _given(priors)
+        self._projections = _given(projections)
+        if self._projections and not isinstance(optimizer, Adam):
+            raise ConfigurationError(
+                f"attack.projections: {type(optimizer).__name__} cannot go on from a point that "
+                "was moved. Use medpfl.optim.Adam, or attack.projections=null"
+            )
         self._restarts = restarts
         self._rows = rows
         self._dtype = _DTYPES[precision]
@@ -105,13 +131,14 @@ class GradientMatching:
         unanswered: list[Reconstruction] = []
         queue = self._queue(chain(ahead, waiting), shared, context, unanswered)
         ended: dict[str, list[Outcome[_Key]]] = defaultdict(list)
-        for outcome in self._scheduler(first, context).run(queue):
+        for outcomes in self._scheduler(first, context).ticks(queue):
             yield from _drain(unanswered)
-            siblings = ended[outcome.key.observation.victim_id]
-            siblings.append(outcome)
-            if len(siblings) == self._restarts:
-                del ended[outcome.key.observation.victim_id]
-                yield self._reconstruction(siblings)
+            for outcome in outcomes:
+                siblings = ended[outcome.key.observation.victim_id]
+                siblings.append(outcome)
+                if len(siblings) == self._restarts:
+                    del ended[outcome.key.observation.victim_id]
+                    yield self._reconstruction(siblings)
         yield from _drain(unanswered)
 
     def _scheduler(self, first: Observation, context: AttackContext) -> Scheduler[_Key, Targets]:
@@ -121,16 +148,23 @@ class GradientMatching:
             distance=self._distance,
             dtype=self._dtype,
             chunk=rows_at_once(first.payload, self._unknowns(first)),
+            priors=self._priors,
         )
         points = self._trace_points
         growth = (self._optimizer.max_steps + 1) ** (1 / points) if points else None
         return Scheduler(
-            optimizer=self._optimizer,
+            optimizer=self._projected(self._unknowns(first)),
             objective=objective,
             capacity=self._rows,
             snapshot_growth=growth,
             ticked=context.progress,
         )
+
+    def _projected(self, unknowns: Unknowns) -> BatchedOptimizer[Any]:
+        """Return the optimiser, with the projections after each of its steps."""
+        if isinstance(self._optimizer, Adam) and self._projections:
+            return Projected(self._optimizer, ImageProjection(self._projections, unknowns))
+        return self._optimizer
 
     def _unknowns(self, observation: Observation) -> Unknowns:
         if observation.num_examples is None:
@@ -146,17 +180,23 @@ class GradientMatching:
         context: AttackContext,
         unanswered: list[Reconstruction],
     ) -> Iterator[Row[_Key, Targets]]:
-        """Yield the rows of all victims; victims without a gradient go straight to `unanswered`."""
+        """Yield the rows of all victims; hopeless ones go straight to `unanswered`."""
         for observation in observations:
             labels = self._labels.labels(observation)
             keys = [_Key(observation, r, labels) for r in range(self._restarts)]
-            starts = [self._first_point(key, context.seed) for key in keys]
-            if self._nothing_to_match(observation):
-                unanswered.append(self._without_gradient(keys[0], starts[0]))
+            starts = [self._timed_first_point(key, context.seed) for key in keys]
+            hopeless = self._hopeless(observation)
+            if hopeless is not None:
+                unanswered.append(self._without_attack(keys[0], starts[0][0], hopeless))
                 continue
             target = self._target(observation, labels, shared, context.device)
-            for key, start in zip(keys, starts, strict=True):
-                yield Row(key, start.to(context.device, self._dtype), target)
+            for key, (start, seconds) in zip(keys, starts, strict=True):
+                yield Row(key, start.to(context.device, self._dtype), target, seconds)
+
+    def _timed_first_point(self, key: _Key, seed: int) -> tuple[Tensor, float]:
+        """Return a row's start and the seconds it took: a closed form is part of the attack."""
+        began = time.perf_counter()
+        return self._first_point(key, seed), time.perf_counter() - began
 
     def _first_point(self, key: _Key, seed: int) -> Tensor:
         unknowns = self._unknowns(key.observation)
@@ -174,21 +214,29 @@ class GradientMatching:
             if labels is None
             else nn.functional.one_hot(labels, classes)
         )
-        own = {} if shared else observation.payload.parameters
+        payload = observation.payload
+        parameters, buffers = ({}, {}) if shared else (payload.parameters, float_buffers(payload))
         return Targets(
-            gradient=flatten(observation.tensors).to(device, self._dtype).unsqueeze(0),
+            gradient=SharedRows(flatten(observation.tensors).to(device, self._dtype)),
             labels=probabilities.to(device, self._dtype).unsqueeze(0),
-            parameters=flatten(own).to(device, self._dtype).unsqueeze(0),
+            parameters=flatten(parameters).to(device, self._dtype).unsqueeze(0),
+            buffers=flatten(buffers).to(device, self._dtype).unsqueeze(0),
         )
 
-    def _nothing_to_match(self, observation: Observation) -> bool:
-        """Tell whether the update's squared norm is zero in the attacker's precision."""
-        squares = [t.to(self._dtype).square().sum() for t in observation.tensors.values()]
-        return not float(torch.stack(squares).sum()) >= torch.finfo(self._dtype).tiny
+    def _hopeless(self, observation: Observation) -> Status | None:
+        """Return why nothing can match an update whose squared norm is zero or not finite.
 
-    def _without_gradient(self, key: _Key, start: Tensor) -> Reconstruction:
+        Both are judged in the attacker's precision.
+        """
+        squares = [t.to(self._dtype).square().sum() for t in observation.tensors.values()]
+        norm = float(torch.stack(squares).sum())
+        if not math.isfinite(norm):
+            return Status.NON_FINITE
+        return Status.NO_GRADIENT if norm < torch.finfo(self._dtype).tiny else None
+
+    def _without_attack(self, key: _Key, start: Tensor, status: Status) -> Reconstruction:
         """Hand in the start: nothing was sent that could tell one image from another."""
-        outcome = Outcome(key, start, math.nan, Status.NO_GRADIENT, 0, 0, 0.0, ())
+        outcome = Outcome(key, start, math.nan, status, 0, 0, 0.0, ())
         return self._reconstruction([outcome])
 
     def _reconstruction(self, outcomes: list[Outcome[_Key]]) -> Reconstruction:
@@ -210,6 +258,10 @@ class GradientMatching:
             seconds=sum(o.seconds for o in outcomes),
             trace=_trace(best, unknowns),
         )
+
+
+def _given(parts: Mapping[str, PartT | None] | None) -> tuple[PartT, ...]:
+    return tuple(part for part in (parts or {}).values() if part is not None)
 
 
 def _pixels(observation: Observation, inputs_norm: Tensor) -> Tensor:

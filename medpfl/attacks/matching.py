@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 
 from medpfl.attacks.distances import Distance
+from medpfl.attacks.priors import Prior
 from medpfl.optim.rows import RowTable
+from medpfl.optim.shared_rows import SharedRows
 from medpfl.types import DataSpec, ServerPayload
 
 _ACTIVATIONS_AT_ONCE = 6_000_000
+_BYTES_AT_ONCE = 4_000_000_000
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -62,25 +67,29 @@ class Targets(RowTable):
     """What each row must match.
 
     Fields:
-        gradient: `(B, P)` the observed gradient, flattened over all parameters.
+        gradient: `(B, P)` the observed gradient, flattened over all parameters; restarts of a
+            victim may share theirs.
         labels: `(B, N, K)` label probabilities; unused where labels are joint.
         parameters: `(B, P)` the row's own network; `(B, 0)` where all rows share one.
+        buffers: `(B, Q)` that network's `float_buffers`; `(B, 0)` where all rows share one.
     """
 
-    gradient: Tensor
+    gradient: Tensor | SharedRows
     labels: Tensor
     parameters: Tensor
+    buffers: Tensor
 
 
 class MatchingObjective:
-    """Distance between the gradient of a row's dummy and the row's observed gradient.
+    """Distance between the gradient of a row's dummy and the row's observed gradient, plus priors.
 
     Args:
-        payload: the network; its parameters serve every row whose targets bring none.
+        payload: the network; its parameters and buffers serve every row whose targets bring none.
         unknowns: how a row's vector is read.
         distance: the gradient distance.
         dtype: the attacker's precision.
         chunk: rows evaluated at once; more are evaluated in turn.
+        priors: terms that are added to the distance.
     """
 
     def __init__(
@@ -91,46 +100,72 @@ class MatchingObjective:
         distance: Distance,
         dtype: torch.dtype,
         chunk: int,
+        priors: Sequence[Prior] = (),
     ) -> None:
-        self._model = payload.model.train(payload.training)
+        self._model = _without_statistics(payload.model).train(payload.training)
         self._shapes = {name: p.shape for name, p in payload.parameters.items()}
         self._shared = flatten(payload.parameters).to(dtype)
-        self._buffers = {
-            name: b.to(dtype) if b.is_floating_point() else b for name, b in payload.buffers.items()
-        }
+        self._buffer_shapes = {name: b.shape for name, b in float_buffers(payload).items()}
+        self._shared_buffers = flatten(float_buffers(payload)).to(dtype)
         self._unknowns = unknowns
         self._distance = distance
         self._chunk = chunk
+        self._priors = priors
         self._row = grad_and_value(self._value)
 
     def __call__(self, z: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return the objective `(B,)` and its gradient `(B, D)` at `(B, D)` points."""
         shared = targets.parameters.shape[1] == 0
-        batched = vmap(self._row, in_dims=(0, 0, 0, None if shared else 0))
+        own = None if shared else 0
+        batched = vmap(self._row, in_dims=(0, 0, 0, own, own))
         values, gradients = [], []
         for first in range(0, len(z), self._chunk):
             part = slice(first, first + self._chunk)
-            parameters = self._shared if shared else targets.parameters[part]
             gradient, value = batched(
-                z[part], targets.gradient[part], targets.labels[part], parameters
+                z[part],
+                targets.gradient[part],
+                targets.labels[part],
+                self._shared if shared else targets.parameters[part],
+                self._shared_buffers if shared else targets.buffers[part],
             )
             values.append(value)
             gradients.append(gradient)
         return torch.cat(values), torch.cat(gradients)
 
-    def _value(self, z: Tensor, observed: Tensor, labels: Tensor, parameters: Tensor) -> Tensor:
+    def _value(
+        self, z: Tensor, observed: Tensor, labels: Tensor, parameters: Tensor, buffers: Tensor
+    ) -> Tensor:
         inputs_norm, scores = self._unknowns.unpack(z)
         probabilities = labels if scores is None else scores.softmax(1)
+        statistics = unflatten(buffers, self._buffer_shapes)
 
         def loss(weights: dict[str, Tensor]) -> Tensor:
-            logits = functional_call(self._model, (weights, self._buffers), (inputs_norm,))
+            logits = functional_call(self._model, (weights, statistics), (inputs_norm,))
             value: Tensor = -(probabilities * logits.log_softmax(1)).sum(1).mean()
             return value
 
         dummy: dict[str, Tensor] = grad(loss)(unflatten(parameters, self._shapes))
         wanted = unflatten(observed, self._shapes)
         value: Tensor = self._distance(list(dummy.values()), list(wanted.values()))
-        return value
+        return value + sum(prior(inputs_norm) for prior in self._priors)
+
+
+def float_buffers(payload: ServerPayload) -> dict[str, Tensor]:
+    """Return the buffers that a network computes with; its counters of batches are left out."""
+    return {name: b for name, b in payload.buffers.items() if b.is_floating_point()}
+
+
+def _without_statistics(model: nn.Module) -> nn.Module:
+    """Copy a network that no longer updates its running statistics.
+
+    In train mode they do not enter the gradient, and ``vmap`` cannot update them in place. In eval
+    mode the network goes on using those it is given.
+    """
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, _NORMS):
+            module.track_running_stats = False
+    return model
 
 
 def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -147,11 +182,24 @@ def unflatten(vector: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
 
 
 def rows_at_once(payload: ServerPayload, unknowns: Unknowns) -> int:
-    """Return how many rows to evaluate together, so that their activations stay near the cache.
+    """Return how many rows to evaluate together: as many as memory takes, in reason.
 
     On a CPU the time a row rises again once the activations of all rows leave the caches
     (measured: the 7-layer network is twice as slow a row at 64 rows as at 16).
     """
+    activations = _activations(payload, unknowns)
+    parameters = sum(p.numel() for p in payload.parameters.values())
+    # Measured on ResNet-18; float64, so that it holds in either precision.
+    bytes_a_row = 8 * (4 * parameters + 6 * activations)
+    device = next(iter(payload.parameters.values())).device
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return max(1, free // 2 // bytes_a_row)
+    return max(1, min(_ACTIVATIONS_AT_ONCE // activations, _BYTES_AT_ONCE // bytes_a_row))
+
+
+def _activations(payload: ServerPayload, unknowns: Unknowns) -> int:
+    """Return the number of entries, at least 1, that the layers put out for one row."""
     entries = 0
 
     def count(module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -167,4 +215,4 @@ def rows_at_once(payload: ServerPayload, unknowns: Unknowns) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return max(1, _ACTIVATIONS_AT_ONCE // max(1, entries))
+    return max(1, entries)

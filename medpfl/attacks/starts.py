@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from medpfl.errors import ConfigurationError
 from medpfl.types import Observation
 
 
@@ -41,6 +42,10 @@ class PatchTiled:
     """
 
     tiles: int = 2
+
+    def __post_init__(self) -> None:
+        if self.tiles < 1:
+            raise ConfigurationError(f"attack.start.tiles={self.tiles}: must be at least 1")
 
     def __call__(
         self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator

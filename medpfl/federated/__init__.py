@@ -1,7 +1,7 @@
 """The federation: server, clients, and what passes between them."""
 
 from medpfl.federated.client import ClientFacts, FedSGDClient
-from medpfl.federated.pretrain import AdamSteps, NoPretraining, Pretraining
+from medpfl.federated.pretrain import AdamSteps, FineTune, NoPretraining, Pretraining
 from medpfl.federated.server import Federation
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "ClientFacts",
     "FedSGDClient",
     "Federation",
+    "FineTune",
     "NoPretraining",
     "Pretraining",
 ]

@@ -32,10 +32,12 @@ class FedSGDClient:
     Args:
         spec: how pixels become the network's input.
         device: where the client computes.
+        shares_buffers: whether its buffers, such as BatchNorm's statistics, leave with the update.
     """
 
     spec: DataSpec
     device: torch.device
+    shares_buffers: bool = False
 
     local_training = LocalTraining(algorithm="fedsgd")
 
@@ -63,7 +65,7 @@ class FedSGDClient:
             kind="gradient",
             tensors=dict(zip(names, gradients, strict=True)),
             num_examples=len(labels),
-            buffers=buffers or None,
+            buffers=buffers if self.shares_buffers else None,
             labels=victim.labels,
         )
         probability = logits.detach().softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medpfl.errors import ConfigurationError
+from medpfl.seeding import generator
 from medpfl.types import DataSpec
 
 logger = logging.getLogger(__name__)
+
+_CPU = torch.device("cpu")
 
 
 class TrainingImages(Protocol):
@@ -32,8 +35,10 @@ class TrainingImages(Protocol):
 class Pretraining(Protocol):
     """Trains the freshly initialised global model, in place."""
 
-    def __call__(self, model: nn.Module, images: TrainingImages, spec: DataSpec) -> None:
-        """Train `model` on `images`."""
+    def __call__(
+        self, model: nn.Module, images: TrainingImages, spec: DataSpec, device: torch.device = _CPU
+    ) -> None:
+        """Train `model`, given on the CPU, on `images`; `device` is where it may compute."""
         ...
 
 
@@ -41,7 +46,9 @@ class Pretraining(Protocol):
 class NoPretraining:
     """Attack the model as it was initialised."""
 
-    def __call__(self, model: nn.Module, images: TrainingImages, spec: DataSpec) -> None:
+    def __call__(
+        self, model: nn.Module, images: TrainingImages, spec: DataSpec, device: torch.device = _CPU
+    ) -> None:
         """Do nothing."""
 
 
@@ -72,8 +79,13 @@ class AdamSteps:
                 f"batch_size={self.batch_size}, lr={self.lr}"
             )
 
-    def __call__(self, model: nn.Module, images: TrainingImages, spec: DataSpec) -> None:
-        """Train `model` on `images`; a split too short for a batch trains on what it has."""
+    def __call__(
+        self, model: nn.Module, images: TrainingImages, spec: DataSpec, device: torch.device = _CPU
+    ) -> None:
+        """Train `model` on `images`; a split too short for a batch trains on what it has.
+
+        On the CPU whatever the device, so that the attacked network is the same on every machine.
+        """
         optimizer = torch.optim.Adam(model.parameters(), lr=self.lr)
         model.train()
         for step in range(self.steps):
@@ -99,3 +111,69 @@ class AdamSteps:
             len(index),
         )
         return index
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune:
+    """Train on the shuffled training split by stochastic gradient descent with momentum.
+
+    Args:
+        epochs: passes over the split; 0 leaves the model as it was initialised.
+        lr: learning rate; positive.
+        batch_size: images in a batch; a rest too small for one is left to the next epoch's order.
+        momentum: in [0, 1).
+        seed: of the order in which images are visited.
+    """
+
+    epochs: int = 1
+    lr: float = 0.01
+    batch_size: int = 32
+    momentum: float = 0.9
+    seed: int = 50
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch_size < 1 or not self.lr > 0 or not 0 <= self.momentum < 1:
+            raise ConfigurationError(
+                "federation.pretrain: epochs must be 0 or more, batch_size at least 1, lr "
+                f"positive, momentum in [0, 1); got epochs={self.epochs}, "
+                f"batch_size={self.batch_size}, lr={self.lr}, momentum={self.momentum}"
+            )
+
+    def __call__(
+        self, model: nn.Module, images: TrainingImages, spec: DataSpec, device: torch.device = _CPU
+    ) -> None:
+        """Train `model` on `images` on the device; BatchNorm's statistics follow along."""
+        model.to(device).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum)
+        for epoch in range(self.epochs):
+            order = self._batches(epoch, len(images.labels))
+            steps = []
+            for index in order:
+                inputs = torch.stack([images.load(i) for i in index]).to(device)
+                labels = images.labels[index].to(device)
+                steps.append(_step(model, optimizer, spec.normalise(inputs), labels))
+            logger.info(
+                "pretraining: epoch %d of %d, mean loss %.4f, accuracy while training %.1f %%",
+                epoch + 1,
+                self.epochs,
+                sum(loss for loss, _ in steps) / len(steps),
+                100 * sum(right for _, right in steps) / len(steps),
+            )
+
+    def _batches(self, epoch: int, available: int) -> list[list[int]]:
+        stream = generator(self.seed, "finetune", epoch)
+        order: list[int] = torch.randperm(available, generator=stream).tolist()
+        size = min(self.batch_size, available)
+        return [order[first : first + size] for first in range(0, available - size + 1, size)]
+
+
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs_norm: Tensor, labels: Tensor
+) -> tuple[float, float]:
+    """Take one step; return the loss and the share of right answers before it."""
+    optimizer.zero_grad()
+    logits = model(inputs_norm)
+    loss = functional.cross_entropy(logits, labels)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return float(loss.detach()), float((logits.argmax(1) == labels).double().mean())

@@ -29,7 +29,10 @@ class Federation:
 
     Args:
         pretrain: what the server did to the model before this round.
-        mode: whether clients run the network in ``eval`` or ``train`` mode.
+        mode: whether clients run the network in ``eval`` mode (BatchNorm uses the statistics that
+            the server sent) or in ``train`` mode (it uses those of the client's batch).
+        buffers: whether clients keep their BatchNorm statistics ``private``, or have them
+            ``shared`` with the update.
         new_model_per_victim: send each victim a newly initialised network (the iDLG experiment).
         model_seed: seed of the initial weights.
         batch_size: images in one update.
@@ -37,6 +40,7 @@ class Federation:
 
     pretrain: Pretraining
     mode: Literal["eval", "train"] = "eval"
+    buffers: Literal["private", "shared"] = "private"
     new_model_per_victim: bool = False
     model_seed: int = 50
     batch_size: int = 1
@@ -44,6 +48,8 @@ class Federation:
     def __post_init__(self) -> None:
         if self.mode not in ("eval", "train"):
             raise ConfigurationError(f"federation.mode={self.mode}: choose eval or train")
+        if self.buffers not in ("private", "shared"):
+            raise ConfigurationError(f"federation.buffers={self.buffers}: choose private or shared")
         if self.batch_size < 1:
             raise ConfigurationError(f"federation.batch_size={self.batch_size}: must be at least 1")
 
@@ -58,7 +64,7 @@ class Federation:
 
         def build(stream: torch.Generator) -> ServerPayload:
             model = factory.build(spec, stream)
-            self.pretrain(model, images, spec)
+            self.pretrain(model, images, spec, device)
             return self._payload(model.to(device))
 
         if self.new_model_per_victim:

@@ -92,7 +92,13 @@ class LBFGS:
         check_every: int = 1,
         on_stall: Literal["stop", "reset"] = "stop",
     ) -> None:
-        counts = {"max_steps": max_steps, "max_iter": max_iter, "history": history}
+        counts = {
+            "max_steps": max_steps,
+            "max_iter": max_iter,
+            "max_eval": 1 if max_eval is None else max_eval,
+            "history": history,
+            "check_every": check_every,
+        }
         for name, value in counts.items():
             if value < 1:
                 raise ConfigurationError(f"attack.optimizer.{name}={value}: must be at least 1")
@@ -102,6 +108,8 @@ class LBFGS:
             raise ConfigurationError(
                 f"attack.optimizer.line_search={line_search}: choose null or strong_wolfe"
             )
+        if on_stall not in ("stop", "reset"):
+            raise ConfigurationError(f"attack.optimizer.on_stall={on_stall}: choose stop or reset")
         self.lr = lr
         self.max_steps = max_steps
         self.max_iter = max_iter

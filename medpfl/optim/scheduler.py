@@ -37,11 +37,13 @@ class Row(Generic[KeyT, TargetT]):
         key: what the row's outcome is filed under.
         start: `(D,)` where it starts.
         target: what it must match; a table of one row.
+        seconds: what finding the start took.
     """
 
     key: KeyT
     start: Tensor
     target: TargetT
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Outcome(Generic[KeyT]):
-    """How a row ended; `z` is its point of lowest objective, on the CPU."""
+    """How a row ended; `z` is its point of lowest objective, on the CPU.
+
+    `objective` is NaN, and `z` the start, where no evaluation was finite.
+    """
 
     key: KeyT
     z: Tensor
@@ -115,6 +120,11 @@ class Scheduler(Generic[KeyT, TargetT]):
 
     def run(self, queue: Iterator[Row[KeyT, TargetT]]) -> Iterator[Outcome[KeyT]]:
         """Yield the outcome of every row of the queue, in the order in which they end."""
+        for outcomes in self.ticks(queue):
+            yield from outcomes
+
+    def ticks(self, queue: Iterator[Row[KeyT, TargetT]]) -> Iterator[list[Outcome[KeyT]]]:
+        """Yield, tick by tick, the outcomes of the rows that ended in it: often none."""
         free: list[int] = []
         while True:
             self._admit(queue, free)
@@ -127,7 +137,7 @@ class Scheduler(Generic[KeyT, TargetT]):
                 ticket.seconds += share
             state = self._active()
             free = (~state.running).nonzero().flatten().tolist()
-            yield from [self._outcome(place) for place in free]
+            yield [self._outcome(place) for place in free]
 
     def _active(self) -> RowState:
         if self._state is None:
@@ -152,7 +162,7 @@ class Scheduler(Generic[KeyT, TargetT]):
         if self._targets is not None:
             self._targets.write(index, targets)
         for row, place in zip(rows, places, strict=True):
-            self._tickets[place] = _Ticket(row.key)
+            self._tickets[place] = _Ticket(row.key, seconds=row.seconds)
 
     def _append(self, rows: list[Row[KeyT, TargetT]]) -> None:
         if not rows:
@@ -163,7 +173,7 @@ class Scheduler(Generic[KeyT, TargetT]):
         else:
             self._state = self._state.join(state)
             self._targets = self._targets.join(targets)
-        self._tickets.extend(_Ticket(row.key) for row in rows)
+        self._tickets.extend(_Ticket(row.key, seconds=row.seconds) for row in rows)
 
     def _start(self, rows: list[Row[KeyT, TargetT]]) -> tuple[RowState, TargetT]:
         first, *rest = (row.target for row in rows)
@@ -194,17 +204,19 @@ class Scheduler(Generic[KeyT, TargetT]):
     def _take_snapshots(self, z: Tensor, value: Tensor, steps: list[int], growth: float) -> None:
         for place, (ticket, step) in enumerate(zip(self._tickets, steps, strict=True)):
             if step >= ticket.next_snapshot and bool(value[place].isfinite()):
-                # float32 on the CPU: snapshots are for looking at
-                point = z[place].to("cpu", torch.float32)
+                # float32 on the CPU: snapshots are for looking at; a copy: a view keeps all rows
+                point = z[place].to("cpu", torch.float32, copy=True)
                 ticket.snapshots.append(Snapshot(step, float(value[place]), point))
                 ticket.next_snapshot = max(step + 1, math.ceil(step * growth))
 
     def _outcome(self, place: int) -> Outcome[KeyT]:
         state, ticket = self._active(), self._tickets[place]
+        objective = float(state.best_value[place])
         return Outcome(
             key=ticket.key,
-            z=state.best_z[place].cpu(),
-            objective=float(state.best_value[place]),
+            # a copy: another row takes this place, and whoever holds a view would see it move
+            z=state.best_z[place].to("cpu", copy=True),
+            objective=objective if math.isfinite(objective) else math.nan,
             status=status_of(int(state.code[place])),
             steps=int(state.steps[place]),
             evaluations=int(state.evaluations[place]),

@@ -1,0 +1,112 @@
+"""Adam on many rows at once, with the semantics of ``torch.optim.Adam`` a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medpfl.errors import ConfigurationError
+from medpfl.optim.base import OUT_OF_STEPS, RowState
+
+
+@dataclass
+class AdamState(RowState):
+    """State of B rows with D unknowns; see `RowState` for the shared fields.
+
+    Fields:
+        m: `(B, D)` decaying mean of the gradients (``exp_avg``).
+        v: `(B, D)` decaying mean of their squares (``exp_avg_sq``).
+    """
+
+    m: Tensor
+    v: Tensor
+
+
+class Adam:
+    """Minimise B independent objectives by Adam (Kingma and Ba 2015, Alg. 1).
+
+    Args:
+        lr: step length before the first milestone; positive.
+        max_steps: steps after which a row ends as out of steps; one evaluation each.
+        betas: decay of the means of the gradients and of their squares, each in [0, 1).
+        eps: added to the root of the second mean; not negative.
+        signed: give Adam the sign of the gradient (Geiping et al. 2020).
+        milestones: steps after which the step length is multiplied by `gamma`; below 1, as a
+            fraction of `max_steps`.
+        gamma: see `milestones`; positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        max_steps: int,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        signed: bool = False,
+        milestones: Sequence[float] = (),
+        gamma: float = 0.1,
+    ) -> None:
+        _require(lr > 0, "lr", lr, "must be positive")
+        _require(max_steps >= 1, "max_steps", max_steps, "must be at least 1")
+        two_decays = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+        _require(two_decays, "betas", betas, "must be two numbers of at least 0 and below 1")
+        _require(eps >= 0, "eps", eps, "must not be negative")
+        _require(all(m > 0 for m in milestones), "milestones", milestones, "must be positive")
+        _require(gamma > 0, "gamma", gamma, "must be positive")
+        self.lr = lr
+        self.max_steps = max_steps
+        self.betas = (betas[0], betas[1])
+        self.eps = eps
+        self.signed = signed
+        self.milestones = tuple(int(m * max_steps) if m < 1 else int(m) for m in milestones)
+        self.gamma = gamma
+
+    def init(self, z: Tensor) -> AdamState:
+        """Start rows at `(B, D)` points."""
+        count = z.new_zeros(len(z), dtype=torch.int64)
+        return AdamState(
+            z=z.clone(),
+            code=count.clone(),
+            steps=count.clone(),
+            evaluations=count.clone(),
+            best_z=z.clone(),
+            best_value=z.new_full((len(z),), torch.inf),
+            m=torch.zeros_like(z),
+            v=torch.zeros_like(z),
+        )
+
+    def tell(self, state: AdamState, value: Tensor, gradient: Tensor) -> None:
+        """Move every running row by one step; see `BatchedOptimizer.tell`."""
+        state.note_evaluation(value, gradient)
+        moving = state.running
+        mask = moving.unsqueeze(1)
+        if self.signed:
+            gradient = gradient.sign()
+        lr = self.learning_rate(state.steps)
+        state.steps += moving
+        beta1, beta2 = self.betas
+        state.m = torch.where(mask, state.m.lerp(gradient, 1 - beta1), state.m)
+        squares = beta2 * state.v + (1 - beta2) * gradient.square()
+        state.v = torch.where(mask, squares, state.v)
+        # float64: 1 - beta ** steps would lose its digits at the first steps
+        first, second = (1 - beta ** state.steps.double() for beta in self.betas)
+        length = (lr / first).to(state.z.dtype).unsqueeze(1)
+        root = second.sqrt().to(state.z.dtype).unsqueeze(1)
+        target = state.z - length * state.m / (state.v.sqrt() / root + self.eps)
+        state.z = torch.where(mask, target, state.z)
+        state.finish(state.steps >= self.max_steps, OUT_OF_STEPS)
+
+    def learning_rate(self, steps: Tensor) -> Tensor:
+        """Return the float64 step length of rows that have taken `(B,)` steps."""
+        milestones = torch.tensor(self.milestones, device=steps.device)
+        passed = (steps.unsqueeze(1) >= milestones).sum(1)
+        return self.lr * torch.full_like(steps, self.gamma, dtype=torch.float64) ** passed
+
+
+def _require(fine: bool, name: str, value: object, rule: str) -> None:
+    if not fine:
+        raise ConfigurationError(f"attack.optimizer.{name}={value}: {rule}")
