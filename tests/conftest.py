@@ -1,0 +1,77 @@
+"""What tests share: one thread, and the command line in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from medpfl import cli
+from medpfl.report.sweep import SweepReport
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread.
+
+    Tensors are small here, and where cores are busy, two threads that wait for each other at every
+    operation take ten times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Run ``medpfl`` in this process, in an empty folder that is no checkout.
+
+    A process of its own would spend four seconds on importing torch.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDPFL_DATA_ROOT", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    root = logging.getLogger()
+    handlers, level, umask = root.handlers[:], root.level, os.umask(0o022)
+
+    def run(*arguments: str) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["medpfl", *arguments])
+        monkeypatch.setattr(SweepReport, "last_outcome", None)
+        capfd.readouterr()
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        told = capfd.readouterr()
+        assert isinstance(code, int)
+        return Finished(code, told.out, told.err)
+
+    yield run
+    # Hydra sets up logging, and the command closes its files to others, for the whole process.
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:], root.level = handlers, level
+    os.umask(umask)

@@ -1,0 +1,111 @@
+"""What several test files build: configurations, payloads, observations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from medpfl.attacks import AttackContext
+from medpfl.experiment import Experiment, build
+from medpfl.federated import FedSGDClient
+from medpfl.models import CPLCNN, DLGCNN, IDLGCNN, LeNet, ResNet18
+from medpfl.models.base import NetworkFactory
+from medpfl.models.init import DefaultInit, UniformInit
+from medpfl.threat import ThreatModel
+from medpfl.types import DataSpec, Observation, ServerPayload, VictimBatch
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+CPU = torch.device("cpu")
+
+FACTORIES: dict[str, NetworkFactory] = {
+    "cpl_cnn": CPLCNN(init=UniformInit()),
+    "dlg_cnn": DLGCNN(init=UniformInit()),
+    "idlg_cnn": IDLGCNN(init=UniformInit()),
+    "lenet": LeNet(init=DefaultInit()),
+    "resnet18": ResNet18(init=DefaultInit()),
+}
+
+
+def config(*overrides: str, with_hydra: bool = False) -> DictConfig:
+    """Compose what ``medpfl <overrides>`` would run, with or without Hydra's own settings."""
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return compose(
+            "config", overrides=["device=cpu", *overrides], return_hydra_config=with_hydra
+        )
+
+
+def experiment(*overrides: str) -> Experiment:
+    """Build what ``medpfl <overrides>`` would run."""
+    return build(config(*overrides))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """Return a CPU generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def spec_of(*shape: int, num_classes: int = 3) -> DataSpec:
+    """Describe unnormalised data of a shape."""
+    return DataSpec(
+        shape=shape, num_classes=num_classes, mean=(0.0,) * shape[0], std=(1.0,) * shape[0]
+    )
+
+
+def payload_of(
+    network: str, spec: DataSpec, *, seed: int = 0, training: bool = False
+) -> ServerPayload:
+    """Build a network and send it out."""
+    return sent(FACTORIES[network].build(spec, seeded(seed)), training=training)
+
+
+def sent(model: nn.Module, *, training: bool = False) -> ServerPayload:
+    """Send a network out as it is."""
+    return ServerPayload(
+        model=model,
+        parameters={n: p.detach() for n, p in model.named_parameters()},
+        buffers={n: b.detach() for n, b in model.named_buffers()},
+        training=training,
+    )
+
+
+def victim_of(
+    spec: DataSpec, labels: Sequence[int], *, seed: int = 0, victim_id: str = "v"
+) -> VictimBatch:
+    """Draw N images with the given labels."""
+    inputs = torch.rand((len(labels), *spec.shape), generator=seeded(seed))
+    ids = tuple(f"{victim_id}/{n}" for n in range(len(labels)))
+    return VictimBatch(inputs=inputs, labels=torch.tensor(labels), ids=ids)
+
+
+def observe(
+    payload: ServerPayload,
+    spec: DataSpec,
+    victim: VictimBatch,
+    *,
+    victim_id: str = "v",
+    knows: Sequence[str] = ("num_examples", "labels"),
+    tensors: dict[str, Tensor] | None = None,
+) -> Observation:
+    """Return what the attacker sees of a victim's own update, or of the one given."""
+    update, _ = FedSGDClient(spec=spec, device=CPU).update(victim, payload)
+    seen = ThreatModel(knows=list(knows)).observe(
+        victim_id=victim_id,
+        payload=payload,
+        update=update,
+        spec=spec,
+        local_training=FedSGDClient.local_training,
+    )
+    if tensors is None:
+        return seen
+    return Observation(**{**vars(seen), "tensors": tensors})
+
+
+def context(seed: int = 0) -> AttackContext:
+    """Return a quiet context on the CPU."""
+    return AttackContext(seed=seed, device=CPU)

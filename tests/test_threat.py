@@ -1,0 +1,131 @@
+"""The threat model: the one door between what is true and what the attacker sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+
+import pytest
+import torch
+from helpers import CPU, experiment, payload_of, spec_of, victim_of
+from torch import Tensor, nn
+
+from medpfl.errors import ConfigurationError, ThreatModelError
+from medpfl.federated import FedSGDClient
+from medpfl.round import Round
+from medpfl.threat import CAPABILITIES, ThreatModel
+from medpfl.types import Observation
+
+SPEC = spec_of(3, 16, 16, num_classes=4)
+VICTIM = victim_of(SPEC, [1, 3])
+
+
+def observe(*knows: str) -> Observation:
+    payload = payload_of("dlg_cnn", SPEC)
+    client = FedSGDClient(spec=SPEC, device=CPU, shares_buffers=True)
+    update, _ = client.update(VICTIM, payload)
+    return ThreatModel(knows=knows).observe(
+        victim_id="v",
+        payload=payload,
+        update=update,
+        spec=SPEC,
+        local_training=FedSGDClient.local_training,
+    )
+
+
+def test_every_capability_is_a_field_of_the_observation():
+    assert set(CAPABILITIES) <= {f.name for f in fields(Observation)}
+
+
+@pytest.mark.parametrize("granted", CAPABILITIES)
+def test_what_is_not_granted_is_withheld(granted):
+    seen = observe(granted)
+    for capability in CAPABILITIES:
+        assert (getattr(seen, capability) is not None) == (capability == granted)
+
+
+def test_what_is_granted_is_the_truth():
+    seen = observe(*CAPABILITIES)
+    assert seen.num_examples == 2
+    assert torch.equal(seen.labels, VICTIM.labels)
+    assert seen.local_training == FedSGDClient.local_training
+
+
+def test_what_every_server_sees():
+    seen = observe()
+    assert (seen.victim_id, seen.kind, seen.spec) == ("v", "gradient", SPEC)
+    assert list(seen.tensors) == list(seen.payload.parameters)
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """Yield every tensor that can be reached from a value."""
+    if isinstance(value, Tensor):
+        yield value
+        if value.grad is not None:
+            yield value.grad
+    elif isinstance(value, nn.Module):
+        for part in (*value.parameters(), *value.buffers(), *vars(value).values()):
+            yield from tensors_in(part)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from tensors_in(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+
+
+@pytest.mark.parametrize("model", ["dlg_cnn", "resnet18"])
+def test_an_observation_never_holds_the_victims_images(model):
+    parts = experiment("attack=dlg", f"model={model}", "n_images=2")
+    round_ = Round(parts)
+    for seen in round_.observations():
+        victim, _ = round_.pending[seen.victim_id]
+        truth = victim.inputs.untyped_storage().data_ptr()
+        found = list(tensors_in(seen))
+        assert len(found) > len(seen.tensors)
+        for tensor in found:
+            assert not torch.equal(tensor.flatten(), victim.inputs.flatten())
+            assert tensor.untyped_storage().data_ptr() != truth
+            assert tensor.grad_fn is None  # no graph that would lead back to the images
+
+
+def test_an_unknown_capability_is_named_beside_the_known_ones():
+    with pytest.raises(ConfigurationError, match=r"unknown capability lables; .*labels") as caught:
+        ThreatModel(knows=["lables", "num_examples"])
+    assert all(name in str(caught.value) for name in CAPABILITIES)
+
+
+def test_a_need_that_is_not_granted_is_named_with_the_fix():
+    threat = ThreatModel(knows=["num_examples"])
+    threat.require({"num_examples"}, who="attack=a")
+    threat.require([], who="attack=a")
+    with pytest.raises(ThreatModelError) as caught:
+        threat.require(["num_examples", "labels"], who="attack=a")
+    message = str(caught.value)
+    assert message.startswith("attack=a needs 'labels' (the images' labels)")
+    assert "threat.knows=[num_examples,labels]" in message
+
+
+def test_an_attack_that_needs_more_fails_before_any_compute():
+    with pytest.raises(ThreatModelError, match=r"attack=cpl needs 'num_examples'"):
+        experiment("attack=cpl", "threat.knows=[]")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("server", "malicious"), ("aggregation", "secure"), ("knows", "labels")],
+)
+def test_settings_that_mean_nothing_yet_are_refused(setting, value):
+    with pytest.raises(ConfigurationError, match=rf"threat\.{setting}={value}"):
+        ThreatModel(**{setting: value})
+
+
+def test_the_description_names_what_is_known_and_withheld():
+    who, knows, withheld = ThreatModel(knows=["labels"]).describe()
+    assert who == "honest-but-curious server, sees individual updates"
+    assert knows.endswith("labels")
+    assert withheld == "withheld: num_examples, local_training, buffers"
+    assert ThreatModel(knows=list(CAPABILITIES)).describe()[2] == "withheld: nothing"
