@@ -9,6 +9,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
+from medpfl._settings import check_settings
 from medpfl.errors import ConfigurationError, MedpflError
 
 
@@ -17,8 +18,10 @@ def instantiate(config: DictConfig) -> Any:
 
     Raises:
         MedpflError: as the object's own constructor raised it.
-        ConfigurationError: a key that the object does not take, or one that it needs.
+        ConfigurationError: a setting that the object does not take, one that it needs, or one
+            of the wrong type.
     """
+    check_settings(config)
     # Hydra 1.4 asks for a list of what may be built; 1.3 does not know of it.
     whitelist = getattr(hydra.utils, "execution_whitelist", None)
     with whitelist(["medpfl.*", "torch.optim.*"]) if whitelist else nullcontext():

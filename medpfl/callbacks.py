@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -13,11 +14,14 @@ from medpfl.report.console import error
 
 
 class OutputFolder(Callback):
-    """Refuse an output folder that cannot be made, before Hydra fails on it with a traceback."""
+    """Refuse an output folder that cannot be used, before Hydra writes to it or fails on it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of a single run."""
-        _make(config.hydra.run.dir, "hydra.run.dir")
+        folder, key = config.hydra.run.dir, "hydra.run.dir"
+        if os.path.lexists(Path(folder) / "run.json"):
+            _refuse(f"{folder} already holds a run (run.json). Give another folder with {key}=...")
+        _make(folder, key)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of a sweep."""
@@ -31,9 +35,13 @@ def _make(folder: str, key: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as problem:
-        error(
+        _refuse(
             f"cannot write to the output folder {folder}: {problem.strerror}. "
             f"Give another one with {key}=..."
         )
-        # Hydra reports an exception of a callback as a warning; an exit it lets through.
-        sys.exit(2)
+
+
+def _refuse(message: str) -> NoReturn:
+    error(message)
+    # Hydra reports an exception of a callback as a warning; an exit it lets through.
+    sys.exit(2)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from medpfl._hydra import instantiate
+from medpfl._settings import wrong_value
 from medpfl.attacks import Attack
 from medpfl.data import LoadedData
 from medpfl.defenses import Defense
@@ -40,19 +42,17 @@ def build(config: DictConfig) -> Experiment:
     Raises:
         MedpflError: anything that would make the run fail later.
     """
-    seed = config.seed
-    if not isinstance(seed, int):
-        raise ConfigurationError(f"seed={seed}: must be an integer")
+    seed = _integer(config, "seed")
+    n_images = None if config.n_images is None else _integer(config, "n_images")
     device = pick_device(config.device)
     threat, attack = instantiate(config.threat), instantiate(config.attack)
     threat.require(attack.requires, who=f"attack={attack.name}")
     defense, scorer = instantiate(config.defense), instantiate(config.metrics)
     federation, factory = instantiate(config.federation), instantiate(config.model)
     data = instantiate(config.dataset).load(
-        preprocess=instantiate(config.preprocess), n_images=config.n_images, seed=seed
+        preprocess=instantiate(config.preprocess), n_images=n_images, seed=seed
     )
     check_window(torch.zeros(data.spec.shape))
-    # A throw-away network on no data: shows whether the network takes the images at all.
     trial = factory.build(data.spec, torch.Generator().manual_seed(0))
     attack.check(trial, federation.batch_size)
     if len(data.selected) < federation.batch_size:
@@ -60,10 +60,32 @@ def build(config: DictConfig) -> Experiment:
             f"federation.batch_size={federation.batch_size}, but only {len(data.selected)} images "
             "are attacked: raise n_images or lower the batch size"
         )
+    _try_forward(trial, data, federation)
     return Experiment(data, factory, federation, threat, defense, attack, scorer, seed, device)
 
 
-def pick_device(name: str) -> torch.device:
+def _integer(config: DictConfig, key: str) -> int:
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong_value(key, value, "an integer")
+    return value
+
+
+def _try_forward(model: nn.Module, data: LoadedData, federation: Federation) -> None:
+    """Run a throw-away network on blank images: shows whether it takes an update at all."""
+    shape = (federation.batch_size, *data.spec.shape)
+    try:
+        with torch.no_grad():
+            model.train(federation.mode == "train")(torch.zeros(shape))
+    except (RuntimeError, ValueError) as fault:
+        raise ConfigurationError(
+            f"the network cannot take an update of shape {' x '.join(map(str, shape))} in "
+            f"{federation.mode} mode ({fault}): choose another preprocess.size, "
+            "federation.batch_size, federation.mode or model"
+        ) from fault
+
+
+def pick_device(name: object) -> torch.device:
     """Return the device that ``device=`` names; ``auto`` is CUDA where there is one.
 
     Raises:
@@ -71,11 +93,20 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name != "cpu" and not name.startswith("cuda"):
-        raise ConfigurationError(f"device={name}: choose auto, cpu or cuda")
-    if name != "cpu" and not torch.cuda.is_available():
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = str(name).partition(":")
+    if kind != "cuda" or not (number.isdecimal() or str(name) == "cuda"):
+        raise ConfigurationError(f"device={name}: choose auto, cpu, cuda or, of several, cuda:1")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
         raise ConfigurationError(
             f"device={name}: this machine has no CUDA device that torch can use. "
             "Use device=cpu, or install a driver and a CUDA build of torch."
         )
-    return torch.device(name)
+    if int(number or 0) >= count:
+        raise ConfigurationError(
+            f"device={name}: this machine has {count} CUDA devices, counted from 0. "
+            f"Use cuda:{count - 1} or a lower number."
+        )
+    return torch.device(str(name))

@@ -96,7 +96,7 @@ def _splits_below(entry: CatalogueEntry, base: Path, split: str) -> dict[str, Pa
 
 def _fault(entry: CatalogueEntry, base: Path, split: str) -> str:
     if not base.is_dir():
-        return f"{base}: no such folder"
+        return f"{base}: {'not a folder' if base.exists() else 'no such folder'}"
     inside = sorted(path.name for path in base.iterdir() if path.is_dir())
     held = ", ".join(inside[:8]) + (", ..." if len(inside) > 8 else "")
     names = " or ".join(entry.splits[split])

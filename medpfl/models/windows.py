@@ -63,7 +63,7 @@ def feature_size(spec: DataSpec, windows: Sequence[Window], network: str) -> tup
     if min(height, width) < smallest:
         raise ConfigurationError(
             f"{network} cannot take pictures of {height}x{width}: "
-            f"the smallest that works is {smallest}x{smallest}"
+            f"the smallest that works is {smallest}x{smallest}; set preprocess.size"
         )
     for window in windows:
         height, width = window.output(height), window.output(width)

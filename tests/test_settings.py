@@ -1,0 +1,92 @@
+"""Settings against the signatures of what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import pytest
+from omegaconf import OmegaConf
+
+from medpfl._settings import check_settings
+from medpfl.errors import ConfigurationError
+
+
+class Part(Protocol):
+    def __call__(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    count: int
+    ratio: float = 0.5
+    name: str | None = None
+    on: bool = True
+    mode: Literal["fast", "slow"] = "fast"
+    sizes: int | Sequence[int] = 1
+    part: Part | None = None
+    must: Part
+    anything: Any = None
+
+
+HERE = f"{__name__}.Whole"
+PART = {"_target_": HERE, "count": 1, "must": {}}
+SOUND = {"_target_": HERE, "count": 1, "must": {}}
+
+
+def check(**settings: object) -> None:
+    check_settings(OmegaConf.create({"group": {**SOUND, **settings}}).group)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"count": 0, "ratio": 1, "name": "a", "on": False, "mode": "slow"},
+        {"ratio": 1e-3, "name": None, "sizes": [1, 2], "part": PART, "anything": [{}, None]},
+        {"sizes": 4, "mode": "unknown to the type, refused by the constructor"},
+    ],
+)
+def test_values_of_the_right_type_pass(settings: dict[str, object]) -> None:
+    check(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"count": "x"}, "group.count=x: must be an integer"),
+        ({"count": 1.0}, "group.count=1.0: must be an integer"),
+        ({"count": True}, "group.count=true: must be an integer"),
+        ({"count": None}, "group.count=null: must be an integer"),
+        ({"ratio": "x"}, "group.ratio=x: must be a number"),
+        ({"ratio": [0.5]}, "group.ratio=[0.5]: must be a number"),
+        ({"name": 7}, "group.name=7: must be text or null"),
+        ({"on": 1}, "group.on=1: must be true or false"),
+        ({"mode": 3}, "group.mode=3: must be fast or slow"),
+        ({"sizes": [1, "x"]}, "must be an integer or a list of integers in square brackets"),
+        ({"part": "x"}, "group.part=x: must be a group with a _target_ or null"),
+        ({"must": None}, "group.must=null: must be a group with a _target_"),
+        ({"part": {**PART, "count": "x"}}, "group.part.count=x: must be an integer"),
+        ({"other": 1}, "group.other: no such setting; choose from count, ratio"),
+        ({"_target_": "nowhere.Part"}, "group._target_=nowhere.Part: cannot be found"),
+        ({"_target_": f"{HERE}s"}, f"group._target_={HERE}s: cannot be found"),
+    ],
+)
+def test_the_message_names_the_setting(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        check(**settings)
+    assert message in str(raised.value)
+
+
+def test_a_setting_that_is_missing() -> None:
+    with pytest.raises(ConfigurationError, match=r"^group\.must: must be set$"):
+        check_settings(OmegaConf.create({"group": {"_target_": HERE, "count": 1}}).group)
+
+
+def test_a_shared_group_keeps_its_own_name() -> None:
+    config = OmegaConf.create(
+        {"noise": {**PART, "count": "x"}, "defense": {**SOUND, "part": "${noise}"}}
+    )
+    with pytest.raises(ConfigurationError, match=r"^noise\.count=x"):
+        check_settings(config.defense)
