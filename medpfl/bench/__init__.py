@@ -1,0 +1,1 @@
+"""Measures the engine beside what it replaces, in one process; `python -m medpfl.bench`."""
