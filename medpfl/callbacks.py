@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from medpfl.report.console import error
+from medpfl.report.run_folder import resume_command
 
 
 class OutputFolder(Callback):
@@ -20,7 +21,10 @@ class OutputFolder(Callback):
         """Make the folder of a single run."""
         folder, key = config.hydra.run.dir, "hydra.run.dir"
         if os.path.lexists(Path(folder) / "run.json"):
-            _refuse(f"{folder} already holds a run (run.json). Give another folder with {key}=...")
+            _refuse(
+                f"{folder} already holds a run (run.json). Give another folder with {key}=..., or "
+                f"continue that run with {resume_command(Path(folder))}"
+            )
         _make(folder, key)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

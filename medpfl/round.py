@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 
 from medpfl.data import LoadedData
+from medpfl.errors import DataError
 from medpfl.experiment import Experiment
 from medpfl.federated import FedSGDClient
 from medpfl.metrics import VictimFacts
+from medpfl.report.victim_file import VictimRecord
 from medpfl.seeding import generator
 from medpfl.types import Observation, ServerPayload, VictimBatch
 
@@ -30,7 +32,12 @@ class Round:
 
     def __post_init__(self) -> None:
         e = self.experiment
-        self._client = FedSGDClient(spec=e.data.spec, device=e.device)
+        self._client = FedSGDClient(
+            spec=e.data.spec,
+            device=e.device,
+            shares_buffers=e.federation.buffers == "shared",
+        )
+        self._on_record: set[tuple[int, ...]] = set()
         self._payload = e.federation.payloads(e.factory, e.data.spec, e.data.train, e.device)
 
     @property
@@ -50,7 +57,28 @@ class Round:
     def observations(self) -> Iterator[Observation]:
         """Yield what the attacker sees of each victim, and remember the truth in `pending`."""
         for group in self.groups:
-            yield self._observe(self._victim(group))
+            if group not in self._on_record:
+                yield self._observe(self._victim(group))
+
+    def leave_out(self, recorded: Iterable[VictimRecord]) -> None:
+        """Pass over victims that are on record, once it is certain that they are the same images.
+
+        Raises:
+            DataError: the images have changed since, or others are attacked.
+        """
+        ids = self.experiment.data.images.ids
+        groups = {tuple(ids[i] for i in group): group for group in self.groups}
+        for record in recorded:
+            names = tuple(score.image_id for score in record.scores)
+            group = groups.get(names)
+            if group is None or not _same(self._victim(group), record):
+                raise DataError(
+                    f"{names[0]} is on record, but "
+                    f"{'not attacked any more' if group is None else 'another image or label now'}:"
+                    " the data has changed since. Put it back as it was (and start medpfl in the "
+                    "same directory, where dataset.root is a relative path), or run anew."
+                )
+            self._on_record.add(group)
 
     def _victim(self, group: tuple[int, ...]) -> VictimBatch:
         images = self.experiment.data.images
@@ -84,6 +112,11 @@ class Round:
             spec=e.data.spec,
             local_training=self._client.local_training,
         )
+
+
+def _same(victim: VictimBatch, record: VictimRecord) -> bool:
+    labels = [score.label for score in record.scores]
+    return torch.equal(victim.inputs, record.original) and victim.labels.tolist() == labels
 
 
 def updates(data: LoadedData, batch_size: int) -> list[tuple[int, ...]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ from medpfl.metrics import Summary, ssim_over_steps, summarise
 from medpfl.report.console import announce, progress
 from medpfl.report.ending import draw, say_how_it_ended, say_interrupted
 from medpfl.report.plan import describe_device, make_plan
+from medpfl.report.profile_file import write_profile
 from medpfl.report.record import RunRecord
 from medpfl.round import Round
 
@@ -30,7 +32,8 @@ def run(config: DictConfig, folder: Path, *, overrides: Sequence[str] = ()) -> S
         The summary over all attacked images.
 
     Raises:
-        MedpflError: a mistake in the configuration or the data, found before any compute.
+        MedpflError: a mistake in the configuration or the data, found before any compute, or a
+            disk that cannot be written to.
     """
     settings = OmegaConf.to_container(config, resolve=True)
     record = RunRecord.create(
@@ -40,12 +43,40 @@ def run(config: DictConfig, folder: Path, *, overrides: Sequence[str] = ()) -> S
         seed=config.seed,
         device=config.device,
     )
-    try:
+    return carry_out(config, record)
+
+
+def carry_out(config: DictConfig, record: RunRecord) -> Summary:
+    """Attack what is not on record yet, and close the record, however that ends.
+
+    Args:
+        config: the configuration that the record was made for.
+        record: a new one, or one that was reopened.
+
+    Returns:
+        The summary over all attacked images, whenever they were attacked.
+
+    Raises:
+        MedpflError: as `run`.
+    """
+    with _closing(record):
         experiment = build(config)
         record.note_device(describe_device(experiment.device))
         attack(experiment, record)
         summary = summarise(record.scores)
-        draw(record, experiment)
+        with record.writing():
+            with experiment.profiler.phase("figures"):
+                draw(record, experiment)
+            write_profile(record.folder, experiment.profiler)
+        record.finish(summary)
+    say_how_it_ended(record, experiment, summary)
+    return summary
+
+
+@contextmanager
+def _closing(record: RunRecord) -> Iterator[None]:
+    try:
+        yield
     except KeyboardInterrupt:
         record.interrupt()
         say_interrupted(record)
@@ -53,29 +84,31 @@ def run(config: DictConfig, folder: Path, *, overrides: Sequence[str] = ()) -> S
     except BaseException as error:
         record.fail(error)
         raise
-    record.finish(summary)
-    say_how_it_ended(record, experiment, summary)
-    return summary
 
 
 def attack(experiment: Experiment, record: RunRecord) -> None:
-    """Attack every victim of the round and put each on record as it finishes."""
+    """Attack every victim of the round that is not on record, and put it there as it finishes."""
     e, round_ = experiment, Round(experiment)
     announce(make_plan(e, round_, record.folder))
     record.plan(round_.image_ids)
+    round_.leave_out(record.victims())
     mean_image = e.data.mean_image()
-    successes = 0
-    with progress(len(round_.image_ids)) as shown:
+    before, successes = len(record.scores), 0
+    with progress(len(round_.image_ids) - before) as shown:
         context = AttackContext(
             seed=e.seed,
             device=e.device,
             progress=lambda rows, step: shown.pulse(f"{rows} rows, step {step}"),
+            profiler=e.profiler,
         )
-        for reconstruction in e.attack.reconstruct(round_.observations(), context):
+        observations = e.profiler.drawn("client", round_.observations())
+        for reconstruction in e.attack.reconstruct(observations, context):
             victim, facts = round_.pending.pop(reconstruction.victim_id)
-            scores = e.scorer.score(victim, reconstruction, facts, mean_image, spec=e.data.spec)
-            trace = reconstruction.trace
-            ssim_trace = None if trace is None else ssim_over_steps(victim, trace)
-            record.add(victim, reconstruction, scores, ssim_trace)
+            with e.profiler.phase("scoring"):
+                scores = e.scorer.score(victim, reconstruction, facts, mean_image, spec=e.data.spec)
+                trace = reconstruction.trace
+                ssim_trace = None if trace is None else ssim_over_steps(victim, trace)
+            with e.profiler.phase("writing"):
+                record.add(victim, reconstruction, scores, ssim_trace)
             successes += sum(score.success for score in scores)
-            shown.update(len(record.scores), successes)
+            shown.update(len(record.scores) - before, successes)

@@ -1,9 +1,11 @@
-"""What tests share: one thread, and the command line in this process."""
+"""What tests share: one thread, the command line in this process, runs that were stopped."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from records import finished
+from sessions import TINY, Stop, session, start
 
 from medpfl import cli
 from medpfl.report.sweep import SweepReport
@@ -75,3 +79,30 @@ def command(
             handler.close()
     root.handlers[:], root.level = handlers, level
     os.umask(umask)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six images that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    process = start(session, folder, TINY, folder.parent / "log", None)
+    process.join()
+    assert process.exitcode == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed after two of its six images."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    process = start(session, folder, TINY, folder.parent / "log", Stop("update", 3))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(finished(folder)) == 2
+    return folder
+
+
+@pytest.fixture
+def half(killed: Path, tmp_path: Path) -> Path:
+    """A copy of the killed run."""
+    return shutil.copytree(killed, tmp_path / "half")

@@ -7,6 +7,7 @@ from medpfl.metrics import Summary
 from medpfl.report.console import make_console, paths, summary_table
 from medpfl.report.figures import GalleryItem, TraceCurve, gallery, traces
 from medpfl.report.record import RunRecord
+from medpfl.report.run_folder import resume_command
 
 
 def draw(record: RunRecord, experiment: Experiment) -> None:
@@ -49,4 +50,4 @@ def say_how_it_ended(record: RunRecord, experiment: Experiment, summary: Summary
 def say_interrupted(record: RunRecord) -> None:
     """Say what an interrupted run has kept."""
     make_console().print(f"\n  interrupted: {len(record.scores)} finished images are kept")
-    paths({"folder": record.folder})
+    paths({"folder": record.folder, "continue": resume_command(record.folder)})

@@ -49,11 +49,11 @@ def collect(sweep_dir: Path, *, failures: Mapping[int, str] | None = None) -> li
         groups, the overrides that vary, every number of the summary, and the job's folder relative
         to the sweep's. What is not known is None.
     """
-    planned = _planned(sweep_dir)
+    plan = planned(_at(_yaml(sweep_dir / "multirun.yaml"), "hydra"))
     folders = {int(p.name) for p in sweep_dir.iterdir() if p.is_dir() and p.name.isdecimal()}
     jobs = [
-        _read(sweep_dir, number, planned[number] if number < len(planned) else [])
-        for number in sorted(folders | set(range(len(planned))))
+        _read(sweep_dir, number, plan[number] if number < len(plan) else [])
+        for number in sorted(folders | set(range(len(plan))))
     ]
     known = failures or {}
     jobs = [
@@ -90,9 +90,9 @@ def read_record(folder: Path) -> Row:
     return record
 
 
-def _read(sweep_dir: Path, number: int, planned: Sequence[str]) -> _Job:
+def _read(sweep_dir: Path, number: int, plan: Sequence[str]) -> _Job:
     folder = sweep_dir / str(number)
-    told = _yaml(folder / ".hydra" / "overrides.yaml") or planned
+    told = _yaml(folder / ".hydra" / "overrides.yaml") or plan
     record: Row = {}
     try:
         record = read_record(folder)
@@ -124,12 +124,24 @@ def _row(job: _Job, keys: Sequence[str]) -> Row:
     return {key: known.get(key) for key in keys}
 
 
-def _planned(sweep_dir: Path) -> list[list[str]]:
-    """Return the overrides of all jobs that Hydra's basic sweeper was to launch, in its order.
+def overrides_by_job(sweep_dir: Path) -> dict[int, dict[str, str]]:
+    """Return what each job of a sweep was told, those that never started too, in job order."""
+    told = dict(enumerate(planned(_at(_yaml(sweep_dir / "multirun.yaml"), "hydra"))))
+    for folder in sweep_dir.iterdir():
+        if folder.is_dir() and folder.name.isdecimal():
+            own = _yaml(folder / ".hydra" / "overrides.yaml")
+            told[int(folder.name)] = own or told.get(int(folder.name), [])
+    return {number: _split(told[number]) for number in sorted(told)}
+
+
+def planned(hydra: Any) -> list[list[str]]:
+    """Return the overrides of all jobs that Hydra's basic sweeper is to launch, in its order.
 
     Nothing is known of sweeps by another sweeper, nor of those over ``glob``.
+
+    Args:
+        hydra: Hydra's own configuration, as plain values.
     """
-    hydra = _at(_yaml(sweep_dir / "multirun.yaml"), "hydra")
     if not str(_at(hydra, "sweeper", "_target_")).endswith(".BasicSweeper"):
         return []
     params = _at(hydra, "sweeper", "params") or {}

@@ -5,33 +5,43 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, fields, replace
-from datetime import UTC, datetime
+from dataclasses import astuple, fields, replace
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
 from medpfl.errors import MedpflError
 from medpfl.metrics.matching import match
 from medpfl.metrics.success import Summary, summarise
-from medpfl.report import _provenance, _strict_json
-from medpfl.report._atomic import claim, make_private_folder, replacing, write_text
+from medpfl.report._atomic import (
+    make_private_folder,
+    remove_temporaries,
+    replacing,
+    write_text,
+)
 from medpfl.report.panels import draw_panels
+from medpfl.report.run_file import RunFile, RunStatus
+from medpfl.report.run_folder import held, occupied, resume_command, unwritable
 from medpfl.report.victim_file import VictimRecord, load_victim, safe_name, save_victim
 from medpfl.types import ImageScore, Reconstruction, VictimBatch
 
-__all__ = ["COLUMNS", "RunRecord", "VictimRecord", "load_victim"]
+__all__ = [
+    "COLUMNS",
+    "RunRecord",
+    "VictimRecord",
+    "load_victim",
+]
 
 COLUMNS = tuple(field.name for field in fields(ImageScore))
 """The columns of ``metrics.csv``, in order."""
 
-RunStatus = Literal["running", "complete", "interrupted", "failed"]
-
+_ARRAYS, _FIGURES = "reconstructions", "figures"
 _SECONDS_BETWEEN_TABLES = 2.0
 _log = logging.getLogger(__name__)
 
@@ -40,17 +50,19 @@ class RunRecord:
     """The folder of one run: ``run.json``, ``metrics.csv``, ``reconstructions/``, ``figures/``.
 
     Only its owner can read it: reconstructions are patients' images. Each file is there whole or
-    not at all, so a run that ends anyhow leaves every finished victim readable.
+    not at all, so a run that ends anyhow leaves every finished victim readable. One process at a
+    time writes to it.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, object]) -> None:
-        self.folder = folder
-        self._facts = dict(facts)
-        self._began = time.perf_counter()
+    def __init__(self, run_file: RunFile) -> None:
+        self.folder = run_file.path.parent
+        self._run_file = run_file
         self._scores: list[ImageScore] = []
         self._planned: dict[str, int] = {}
         self._victims: list[tuple[str, Path]] = []
+        self._damaged: list[str] = []
         self._table_written = -float("inf")
+        self._release: Callable[[], object] = lambda: None
 
     @classmethod
     def create(
@@ -74,29 +86,57 @@ class RunRecord:
         Raises:
             MedpflError: the folder holds a run already, or cannot be written to.
         """
+        run_file = RunFile.of_new_run(
+            folder / "run.json", config=config, overrides=overrides, seed=seed, device=device
+        )
+        record = cls(run_file)
         try:
             make_private_folder(folder)
-            claim(folder / "run.json")
-            for name in ("reconstructions", "figures"):
-                make_private_folder(folder / name)
+            record._hold()
+            remove_temporaries(folder)
+            run_file.create()
+            record._make_folders()
         except FileExistsError as error:
-            raise _occupied(folder) from error
+            raise occupied(folder) from error
         except OSError as error:
-            raise _unwritable(folder, error) from error
-        record = cls(
-            folder,
-            {
-                "config": config,
-                "overrides": list(overrides),
-                "seed": seed,
-                "device": device,
-                "versions": _provenance.versions(),
-                "commit": _provenance.commit(),
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-        )
+            raise unwritable(folder, error) from error
+        return record
+
+    @classmethod
+    def reopen(cls, folder: Path) -> RunRecord:
+        """Take up the record of a run that did not end: its finished victims are read back.
+
+        What a kill left half-written is removed, and so are victims that cannot be read (named in
+        `damaged`). ``run.json`` keeps when the run started, and lists when it was resumed.
+
+        Args:
+            folder: the run's.
+
+        Raises:
+            MedpflError: the folder holds no run, or one that is still running, or it cannot be
+                read or written to.
+        """
+        try:
+            record = cls(RunFile.of_old_run(folder / "run.json"))
+            record._hold()
+            record._make_folders()
+            for part in (folder, folder / _ARRAYS, folder / _FIGURES):
+                remove_temporaries(part)
+            record._read_back()
+        except ValueError as error:
+            raise MedpflError(f"{folder / 'run.json'} is not a run's record: {error}") from error
+        except OSError as error:
+            raise MedpflError(
+                f"Cannot continue the run in {folder}: {error}. "
+                "Everything in the folder must be yours to read and to write."
+            ) from error
         record._write_run("running")
         return record
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """The files of victims that could not be read back, and were removed."""
+        return tuple(self._damaged)
 
     @property
     def scores(self) -> list[ImageScore]:
@@ -118,7 +158,7 @@ class RunRecord:
         Raises:
             MedpflError: the file cannot be written.
         """
-        self._facts["device"] = str(device)
+        self._run_file.note_device(str(device))
         self._write_run("running")
 
     def add(
@@ -145,13 +185,14 @@ class RunRecord:
         if arrays.exists():
             raise ValueError(f"victim {reconstruction.victim_id!r} is recorded already: {arrays}")
         kept = _in_order(victim, reconstruction, scores, ssim_trace)
-        with self._writing():
+        with self.writing():
             self._draw(reconstruction.victim_id, kept)
             save_victim(arrays, kept)
             self._victims.append((scores[0].image_id, arrays))
             self._scores.extend(scores)
             if time.monotonic() - self._table_written >= _SECONDS_BETWEEN_TABLES:
                 self._write_table()
+                self._write_run("running")
 
     def finish(self, summary: Summary | None) -> None:
         """Close the record of a run that went to its end.
@@ -161,6 +202,7 @@ class RunRecord:
         """
         self._write_table()
         self._write_run("complete", summary=summary)
+        self._release()
 
     def interrupt(self) -> None:
         """Close the record of a run that the user stopped, with a summary of what there is.
@@ -170,6 +212,7 @@ class RunRecord:
         """
         self._write_table()
         self._write_run("interrupted", summary=summarise(self.scores) if self._scores else None)
+        self._release()
 
     def fail(self, error: BaseException) -> None:
         """Close the record of a run that an error ended; what is written stays.
@@ -186,12 +229,50 @@ class RunRecord:
             self._write_table()
         except MedpflError as second:
             _log.error("The failure could not be recorded: %s", second)
+        self._release()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say it for people where the disk refuses what is written inside.
+
+        Raises:
+            MedpflError: instead of an OSError.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise MedpflError(
+                f"Cannot write to {self.folder}: {error.strerror or error}. "
+                f"The {len(self._scores)} images recorded so far are safe there: "
+                f"free some space or mend the disk, then go on with {resume_command(self.folder)}"
+            ) from error
+
+    def _hold(self) -> None:
+        descriptor = held(self.folder)
+        if descriptor is not None:
+            self._release = weakref.finalize(self, os.close, descriptor)
+
+    def _make_folders(self) -> None:
+        for name in (_ARRAYS, _FIGURES):
+            make_private_folder(self.folder / name)
+
+    def _read_back(self) -> None:
+        for path in sorted((self.folder / _ARRAYS).glob("*.npz")):
+            path.open("rb").close()  # one that is closed to us is not damaged
+            try:
+                scores = load_victim(path).scores
+            except MedpflError:
+                path.unlink()
+                self._damaged.append(path.name)
+            else:
+                self._victims.append((scores[0].image_id, path))
+                self._scores.extend(scores)
 
     def _place(self, image_id: str) -> int:
         return self._planned.get(image_id, len(self._planned))
 
     def _path(self, name: str, suffix: str) -> Path:
-        return self.folder / "reconstructions" / f"{safe_name(name)}{suffix}"
+        return self.folder / _ARRAYS / f"{safe_name(name)}{suffix}"
 
     def _draw(self, victim_id: str, kept: VictimRecord) -> None:
         alone = len(kept.scores) == 1
@@ -207,7 +288,7 @@ class RunRecord:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(astuple(score) for score in self.scores)
-        with self._writing():
+        with self.writing():
             write_text(self.folder / "metrics.csv", text.getvalue())
         self._table_written = time.monotonic()
 
@@ -218,26 +299,8 @@ class RunRecord:
         error: Mapping[str, str] | None = None,
         summary: Summary | None = None,
     ) -> None:
-        content = {
-            "status": status,
-            "error": error,
-            **self._facts,
-            "seconds": time.perf_counter() - self._began,
-            "summary": None if summary is None else asdict(summary),
-        }
-        with self._writing():
-            write_text(self.folder / "run.json", _strict_json.dumps(content))
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise MedpflError(
-                f"Cannot write to {self.folder}: {error.strerror or error}. "
-                f"The {len(self._scores)} images recorded so far are safe there: "
-                "free some space or mend the disk, then run again into a new folder."
-            ) from error
+        with self.writing():
+            self._run_file.write(status, error=error, summary=summary)
 
 
 def _in_order(
@@ -255,18 +318,4 @@ def _in_order(
         scores=scores,
         trace=None if trace is None else replace(trace, inputs=trace.inputs.cpu()[:, order]),
         ssim_trace=ssim_trace,
-    )
-
-
-def _occupied(folder: Path) -> MedpflError:
-    return MedpflError(
-        f"{folder} already holds a run (run.json), or is a file: nothing was written. "
-        "Give another folder with hydra.run.dir=..., or move that one away."
-    )
-
-
-def _unwritable(folder: Path, error: OSError) -> MedpflError:
-    return MedpflError(
-        f"Cannot write the run's folder {folder}: {error.strerror or error}. "
-        "Give a folder that you own and can write to with hydra.run.dir=..."
     )

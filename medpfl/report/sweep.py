@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,12 +79,14 @@ class SweepReport(Callback):
     last_outcome: ClassVar[SweepOutcome | None] = None
     _sweep_dir: ClassVar[Path | None] = None
     _failures: ClassVar[Mapping[int, str]] = {}
+    _present: ClassVar[Callable[[SweepOutcome], SweepOutcome] | None] = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the sweep's folder."""
         SweepReport.last_outcome = None
         SweepReport._sweep_dir = Path(config.hydra.sweep.dir)
         SweepReport._failures = {}
+        SweepReport._present = None
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Put a job's failure in its record and out of the sweep's way."""
@@ -121,8 +123,12 @@ class SweepReport(Callback):
             )
             # Hydra makes a mere warning of a callback's exception; an exit it lets through.
             sys.exit(1)
-        SweepReport.last_outcome, SweepReport._sweep_dir = outcome, None
-        show(outcome)
+        SweepReport._sweep_dir = None
+        if cls._present is None:
+            show(outcome)
+        else:
+            outcome = cls._present(outcome)
+        SweepReport.last_outcome = outcome
         return outcome
 
 

@@ -119,13 +119,16 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> VictimRecord:
         )
         trace = Trace(steps=steps, objective=objective, inputs=inputs)
     ssim_trace = torch.from_numpy(arrays["ssim_trace"]) if "ssim_trace" in arrays else None
-    return VictimRecord(
+    record = VictimRecord(
         original=torch.from_numpy(arrays["original"]),
         reconstruction=torch.from_numpy(arrays["reconstruction"]),
         scores=_scores_from_json(str(arrays["scores"])),
         trace=trace,
         ssim_trace=ssim_trace,
     )
+    if not len(record.original) == len(record.reconstruction) == len(record.scores) > 0:
+        raise ValueError("originals, reconstructions and scores do not go together")
+    return record
 
 
 def _scores_to_json(scores: Sequence[ImageScore]) -> str:
