@@ -37,12 +37,14 @@ class DataSpec:
         num_classes: number of classes K.
         mean: per-channel mean of the client's normalisation, length C.
         std: per-channel standard deviation of the client's normalisation, length C, positive.
+        greyscale: whether the channels of every image are copies of one.
     """
 
     shape: tuple[int, ...]
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    greyscale: bool = False
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """Map pixels in [0, 1] to the client's input space; `(..., C, *S)` to the same shape."""

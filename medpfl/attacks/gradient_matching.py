@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medpfl.attacks.base import AttackContext
+from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.distances import Distance
 from medpfl.attacks.labels import LabelStrategy
 from medpfl.attacks.matching import (
@@ -30,6 +31,7 @@ from medpfl.attacks.starts import Start
 from medpfl.errors import ConfigurationError
 from medpfl.models.structure import last_linear
 from medpfl.optim import Adam, BatchedOptimizer
+from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
 from medpfl.optim.projected import Projected
 from medpfl.optim.scheduler import Outcome, Row, Scheduler, Snapshot
 from medpfl.optim.shared_rows import SharedRows
@@ -62,8 +64,14 @@ class GradientMatching:
         priors: terms added to the distance, by name; None entries are left out.
         projections: what is done to the images after every step, by name, in this order; None
             entries are left out. Only `Adam` can be combined with them.
+        channels: ``tied`` makes the channels of a pixel one unknown, ``auto`` does so for data that
+            is known to be greyscale: a third of the unknowns for the same gradient.
         restarts: independent starts a victim; the one with the lowest objective is handed in.
-        rows: rows side by side.
+        rows: rows side by side; ``auto``: as many as memory takes, and on a CPU at most 64.
+        memory_gb: what rows and their evaluation may take, in 10^9 bytes; positive, or None for
+            half of a CPU's memory and what CUDA has free.
+        compile: whether evaluations are compiled, or also replayed as CUDA graphs
+            (``cudagraphs``). Pays for long runs: compiling takes minutes, once a machine.
         precision: the attacker's floating-point type; the client's own is not affected.
         trace_points: intermediate reconstructions kept a victim, about; 0 keeps none.
     """
@@ -78,18 +86,27 @@ class GradientMatching:
         optimizer: BatchedOptimizer[Any],
         priors: Mapping[str, Prior | None] | None = None,
         projections: Mapping[str, Projection | None] | None = None,
+        channels: Literal["free", "tied", "auto"] = "free",
         restarts: int = 1,
-        rows: int = 64,
+        rows: int | Literal["auto"] = "auto",
+        memory_gb: float | None = None,
+        compile: Compiling = False,  # noqa: A002 - the name of the setting
         precision: Literal["float32", "float64"] = "float32",
         trace_points: int = 30,
     ) -> None:
         for key, value, least in (
             ("restarts", restarts, 1),
-            ("rows", rows, 1),
+            ("rows", 1 if rows == "auto" else rows, 1),
             ("trace_points", trace_points, 0),
         ):
+            if not isinstance(value, int):
+                raise ConfigurationError(f"attack.{key}={value}: must be an integer or auto")
             if value < least:
                 raise ConfigurationError(f"attack.{key}={value}: must be at least {least}")
+        if memory_gb is not None and not memory_gb > 0:
+            raise ConfigurationError(f"attack.memory_gb={memory_gb}: must be positive, or null")
+        if compile not in (True, False, "cudagraphs"):
+            raise ConfigurationError(f"attack.compile={compile}: choose true, false or cudagraphs")
         if precision not in _DTYPES:
             raise ConfigurationError(f"attack.precision={precision}: choose {' or '.join(_DTYPES)}")
         self.name = name
@@ -104,8 +121,18 @@ class GradientMatching:
                 f"attack.projections: {type(optimizer).__name__} cannot go on from a point that "
                 "was moved. Use medpfl.optim.Adam, or attack.projections=null"
             )
+        if channels not in ("free", "tied", "auto"):
+            raise ConfigurationError(f"attack.channels={channels}: choose free, tied or auto")
+        if channels != "free" and self._projections:
+            raise ConfigurationError(
+                f"attack.channels={channels}: projections are made for free channels. "
+                "Use attack.channels=free, or attack.projections=null"
+            )
+        self._channels = channels
         self._restarts = restarts
         self._rows = rows
+        self._memory_gb = memory_gb
+        self._compiling: Compiling = compile
         self._dtype = _DTYPES[precision]
         self._trace_points = trace_points
 
@@ -142,23 +169,47 @@ class GradientMatching:
         yield from _drain(unanswered)
 
     def _scheduler(self, first: Observation, context: AttackContext) -> Scheduler[_Key, Targets]:
+        memory = memory_for_rows(context.device, self._memory_gb)
+        capacity = self._capacity(first, memory, context.device)
+        at_once = rows_at_once(first.payload, self._unknowns(first), memory=memory)
         objective = MatchingObjective(
             payload=first.payload,
             unknowns=self._unknowns(first),
             distance=self._distance,
             dtype=self._dtype,
-            chunk=rows_at_once(first.payload, self._unknowns(first)),
+            chunk=min(at_once, capacity),
             priors=self._priors,
+            compiling=self._compiling,
         )
         points = self._trace_points
         growth = (self._optimizer.max_steps + 1) ** (1 / points) if points else None
         return Scheduler(
             optimizer=self._projected(self._unknowns(first)),
             objective=objective,
-            capacity=self._rows,
+            capacity=capacity,
             snapshot_growth=growth,
             ticked=context.progress,
+            profiler=context.profiler,
         )
+
+    def _capacity(self, first: Observation, memory: int, device: torch.device) -> int:
+        """Return how many rows to keep side by side, all with victims as large as the first."""
+        if self._rows != "auto" and self._memory_gb is None:
+            return self._rows
+        unknowns, payload = self._unknowns(first), first.payload
+        blank = (
+            torch.empty(s, device="meta") for s in (unknowns.image_shape, unknowns.label_shape)
+        )
+        start = unknowns.pack(*blank).to(self._dtype).unsqueeze(0)
+        # Every row is counted as if it had its network to itself: twice, once as it came.
+        network = sum(t.numel() for t in (*payload.parameters.values(), *payload.buffers.values()))
+        entries = start.numel() + 3 * network
+        fit = rows_that_fit(
+            memory=memory,
+            bytes_a_row=bytes_of(self._optimizer.init(start)) + entries * start.element_size(),
+            device=device,
+        )
+        return fit if self._rows == "auto" else min(fit, self._rows)
 
     def _projected(self, unknowns: Unknowns) -> BatchedOptimizer[Any]:
         """Return the optimiser, with the projections after each of its steps."""
@@ -171,7 +222,11 @@ class GradientMatching:
             raise ValueError("the number of examples is withheld: call ThreatModel.require first")
         weight, _ = last_linear(observation.payload.model)
         classes = len(observation.payload.parameters[weight])
-        return Unknowns(observation.spec, observation.num_examples, classes, self._labels.joint)
+        spec = observation.spec
+        tied = self._channels == "tied" or (self._channels == "auto" and spec.greyscale)
+        return Unknowns(
+            spec, observation.num_examples, classes, self._labels.joint, tied and spec.shape[0] > 1
+        )
 
     def _queue(
         self,

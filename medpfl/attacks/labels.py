@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from medpfl.errors import ConfigurationError
 from medpfl.models.structure import last_linear
+from medpfl.seeding import generator
 from medpfl.types import Observation
 
 
@@ -90,3 +93,70 @@ class SmallestRow:
         """Return the inferred label, `(1,)`."""
         weight, _ = last_linear(observation.payload.model)
         return observation.tensors[weight].sum(dim=1).argmin().reshape(1).cpu()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """How many images of each class are behind an update, read off the last layer's gradient.
+
+    The bias gradient of class c is the mean over the images of p_c - y_c, so that N (p_c - db_c)
+    images have the label c (after Wainakh et al. 2022). The mean probability p_c of the private
+    images is not known; the network's own on noise stands for it, which is close where the network
+    is at its start and says nearly the same of every image. With one image this is not needed: the
+    smallest-row rule is exact.
+
+    Args:
+        probes: noise images whose mean probability is taken.
+    """
+
+    probes: int = 64
+
+    requires: ClassVar[frozenset[str]] = frozenset({"num_examples"})
+    joint: ClassVar[bool] = False
+
+    def check(self, model: nn.Module, batch_size: int) -> None:
+        """Refuse models whose last linear layer has no bias, for several images."""
+        _, bias = last_linear(model)
+        if batch_size > 1 and bias is None:
+            raise ConfigurationError(
+                "attack.labels: counting labels needs the bias of the last layer, and this model "
+                "has none. Use federation.batch_size=1 or an attack with known labels."
+            )
+
+    def labels(self, observation: Observation) -> Tensor | None:
+        """Return the inferred labels in ascending order, `(N,)`."""
+        count = observation.num_examples
+        if count is None:
+            raise ValueError("the number of examples is withheld: call ThreatModel.require first")
+        if count == 1:
+            return SmallestRow().labels(observation)
+        _, bias = last_linear(observation.payload.model)
+        if bias is None:
+            raise ValueError("the last layer has no bias: call check first")
+        probability = self._mean_probability(observation)
+        expected = count * (probability - observation.tensors[bias].double().cpu())
+        return _largest_remainders(expected, count)
+
+    def _mean_probability(self, observation: Observation) -> Tensor:
+        """Return the network's mean probability of each class on noise, `(K,)` float64."""
+        payload, spec = observation.payload, observation.spec
+        stream = generator(0, "label probes")
+        noise = spec.normalise(torch.rand(self.probes, *spec.shape, generator=stream))
+        state = {**payload.parameters, **payload.buffers}
+        device = next(iter(payload.parameters.values())).device
+        with torch.no_grad():
+            model = payload.model.eval()
+            logits: Tensor = functional_call(model, state, (noise.to(device),))
+        return logits.double().softmax(1).mean(0).cpu()
+
+
+def _largest_remainders(expected: Tensor, count: int) -> Tensor:
+    """Round expected counts `(K,)` to whole ones that sum to `count`; return the labels `(N,)`."""
+    expected = expected.nan_to_num().clamp_min(0)
+    if not float(expected.sum()) > 0:  # an update without information: any labels will do
+        expected = torch.ones_like(expected)
+    expected = expected * count / expected.sum()
+    whole = expected.floor().long()
+    order = (expected - whole).argsort(descending=True, stable=True)
+    whole[order[: count - int(whole.sum())]] += 1
+    return torch.repeat_interleave(torch.arange(len(whole)), whole)

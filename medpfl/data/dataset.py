@@ -16,6 +16,7 @@ from medpfl.types import DataSpec
 OnError = Literal["raise", "skip"]
 
 STATISTICS_IMAGES = 512
+_GREYSCALE_IMAGES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +138,15 @@ def data_spec(preprocess: Preprocess, num_classes: int, train: ImageSet) -> Data
         num_classes=num_classes,
         mean=(0.0,) * preprocess.channels if mean is None else tuple(map(float, mean)),
         std=(1.0,) * preprocess.channels if std is None else tuple(map(float, std)),
+        greyscale=_is_greyscale(train),
+    )
+
+
+def _is_greyscale(images: ImageSet) -> bool:
+    """Tell whether a few images spread over the split have equal channels, each of them."""
+    return all(
+        len(image) > 1 and bool((image == image[:1]).all())
+        for image in images.sample(_GREYSCALE_IMAGES)
     )
 
 
