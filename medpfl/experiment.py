@@ -18,6 +18,7 @@ from medpfl.federated import Federation
 from medpfl.metrics import Scorer
 from medpfl.metrics.image_quality import check_window
 from medpfl.models import ModelFactory
+from medpfl.profiling import UNPROFILED, Profiler, RunProfiler
 from medpfl.threat import ThreatModel
 
 
@@ -34,6 +35,7 @@ class Experiment:
     scorer: Scorer
     seed: int
     device: torch.device
+    profiler: Profiler = UNPROFILED
 
 
 def build(config: DictConfig) -> Experiment:
@@ -45,6 +47,7 @@ def build(config: DictConfig) -> Experiment:
     seed = _integer(config, "seed")
     n_images = None if config.n_images is None else _integer(config, "n_images")
     device = pick_device(config.device)
+    profiler = _profiler(config, device)
     threat, attack = instantiate(config.threat), instantiate(config.attack)
     threat.require(attack.requires, who=f"attack={attack.name}")
     defense, scorer = instantiate(config.defense), instantiate(config.metrics)
@@ -61,7 +64,9 @@ def build(config: DictConfig) -> Experiment:
             "are attacked: raise n_images or lower the batch size"
         )
     _try_forward(trial, data, federation)
-    return Experiment(data, factory, federation, threat, defense, attack, scorer, seed, device)
+    return Experiment(
+        data, factory, federation, threat, defense, attack, scorer, seed, device, profiler
+    )
 
 
 def _integer(config: DictConfig, key: str) -> int:
@@ -69,6 +74,15 @@ def _integer(config: DictConfig, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong_value(key, value, "an integer")
     return value
+
+
+def _profiler(config: DictConfig, device: torch.device) -> Profiler:
+    wanted = config.get("profile", False)
+    if not isinstance(wanted, bool):
+        raise wrong_value("profile", wanted, "true or false")
+    # Compiled code hides its operations from whoever counts them.
+    counts_work = not config.attack.get("compile", False)
+    return RunProfiler(device=device, counts_work=counts_work) if wanted else UNPROFILED
 
 
 def _try_forward(model: nn.Module, data: LoadedData, federation: Federation) -> None:

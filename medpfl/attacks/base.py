@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from medpfl.profiling import UNPROFILED, Profiler
 from medpfl.types import Observation, Reconstruction
 
 Progress = Callable[[int, int], None]
@@ -22,11 +23,13 @@ class AttackContext:
         seed: the run's seed; each victim's random streams follow from it and the victim's id.
         device: where the attacker computes.
         progress: called now and then with the number of active rows and their mean step.
+        profiler: told what is being worked on.
     """
 
     seed: int
     device: torch.device
     progress: Progress | None = None
+    profiler: Profiler = UNPROFILED
 
 
 class Attack(Protocol):

@@ -62,8 +62,36 @@ class Cosine:
         return 1 - _total(dots, weights) / (norms[0] * norms[1])
 
 
-def _total(values: Sequence[Tensor], weights: Tensor | None) -> Tensor:
-    terms = torch.stack(list(values))
+@dataclass(frozen=True, kw_only=True)
+class NormalisedError:
+    """Mean over tensors of the squared difference relative to the observed squared norm.
+
+    Scale-free as `Cosine` is, but layer by layer: a layer of small gradients counts as much as one
+    of large ones, and lengths are compared, not angles alone.
+
+    Args:
+        top: how many tensors enter, those of largest observed norm; all of them where None.
+    """
+
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_top(self.top)
+
+    def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """Return mean_i |dummy_i - observed_i|^2 / |observed_i|^2 over the tensors not all zero."""
+        errors = torch.stack([(a - b).square().sum() for a, b in zip(dummy, observed, strict=True)])
+        squares = torch.stack([b.square().sum() for b in observed])
+        # Below this a square has lost its digits, and its inverse overflows.
+        seen = squares >= torch.finfo(squares.dtype).tiny
+        weights = seen / torch.where(seen, squares, 1)
+        chosen = _weights(observed, self.top)
+        count = seen.sum() if chosen is None else (seen * chosen).sum()
+        return _total(errors, weights if chosen is None else weights * chosen) / count.clamp(min=1)
+
+
+def _total(values: Sequence[Tensor] | Tensor, weights: Tensor | None) -> Tensor:
+    terms = values if isinstance(values, Tensor) else torch.stack(list(values))
     return terms.sum() if weights is None else (weights * terms).sum()
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 
+from medpfl.attacks.compiled import BatchedFunction, Compiled, Compiling
 from medpfl.attacks.distances import Distance
 from medpfl.attacks.priors import Prior
+from medpfl.optim.capacity import is_out_of_memory
 from medpfl.optim.rows import RowTable
 from medpfl.optim.shared_rows import SharedRows
 from medpfl.types import DataSpec, ServerPayload
@@ -30,12 +32,14 @@ class Unknowns:
         images: N.
         classes: K, the network's outputs (more than the data's classes for an ImageNet head).
         joint_labels: whether the labels are unknowns, too.
+        tied: whether all channels of a pixel are one unknown, a grey value in [0, 1].
     """
 
     spec: DataSpec
     images: int
     classes: int
     joint_labels: bool
+    tied: bool = False
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -47,19 +51,26 @@ class Unknowns:
         """`(N, K)`."""
         return (self.images, self.classes)
 
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """`(N, C, *S)`, or `(N, 1, *S)` where the channels are tied."""
+        return (self.images, 1, *self.spec.shape[1:]) if self.tied else self.image_shape
+
     def pack(self, images: Tensor, scores: Tensor) -> Tensor:
-        """Return the `(D,)` vector of images and, if joint, label scores."""
-        return (
-            torch.cat([images.flatten(), scores.flatten()])
-            if self.joint_labels
-            else images.flatten()
-        )
+        """Return the `(D,)` vector of images in input space and, if joint, label scores."""
+        if self.tied:
+            images = self.spec.denormalise(images).mean(1)
+        parts = [images, scores] if self.joint_labels else [images]
+        return torch.cat([part.flatten() for part in parts])
 
     def unpack(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return images `(N, C, *S)` in input space and label scores `(N, K)` or None."""
-        count = torch.Size(self.image_shape).numel()
+        count = torch.Size(self.pixel_shape).numel()
         scores = z[count:].reshape(self.label_shape) if self.joint_labels else None
-        return z[:count].reshape(self.image_shape), scores
+        images = z[:count].reshape(self.pixel_shape)
+        if self.tied:
+            images = self.spec.normalise(images.expand(self.image_shape))
+        return images, scores
 
 
 @dataclass
@@ -90,6 +101,7 @@ class MatchingObjective:
         dtype: the attacker's precision.
         chunk: rows evaluated at once; more are evaluated in turn.
         priors: terms that are added to the distance.
+        compiling: how the evaluation is compiled.
     """
 
     def __init__(
@@ -101,6 +113,7 @@ class MatchingObjective:
         dtype: torch.dtype,
         chunk: int,
         priors: Sequence[Prior] = (),
+        compiling: Compiling = False,
     ) -> None:
         self._model = _without_statistics(payload.model).train(payload.training)
         self._shapes = {name: p.shape for name, p in payload.parameters.items()}
@@ -111,26 +124,57 @@ class MatchingObjective:
         self._distance = distance
         self._chunk = chunk
         self._priors = priors
-        self._row = grad_and_value(self._value)
+        self._compiling: Compiling = compiling
+        self._batched = self._for_chunks()
 
     def __call__(self, z: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Return the objective `(B,)` and its gradient `(B, D)` at `(B, D)` points."""
-        shared = targets.parameters.shape[1] == 0
-        own = None if shared else 0
-        batched = vmap(self._row, in_dims=(0, 0, 0, own, own))
+        """Return the objective `(B,)` and its gradient `(B, D)` at `(B, D)` points.
+
+        Where memory runs out, fewer rows are evaluated at once from then on.
+        """
         values, gradients = [], []
-        for first in range(0, len(z), self._chunk):
-            part = slice(first, first + self._chunk)
-            gradient, value = batched(
-                z[part],
-                targets.gradient[part],
-                targets.labels[part],
-                self._shared if shared else targets.parameters[part],
-                self._shared_buffers if shared else targets.buffers[part],
-            )
+        first = 0
+        while first < len(z):
+            try:
+                gradient, value = self._evaluate(z, targets, slice(first, first + self._chunk))
+            except (RuntimeError, MemoryError) as error:
+                if self._chunk == 1 or not is_out_of_memory(error):
+                    raise
+                self._chunk //= 2
+                self._batched = self._for_chunks()
+                continue
             values.append(value)
             gradients.append(gradient)
+            first += len(value)
         return torch.cat(values), torch.cat(gradients)
+
+    def _for_chunks(self) -> dict[bool, BatchedFunction]:
+        """Return the evaluation of a chunk's rows, by whether they share one network."""
+        functions: dict[bool, BatchedFunction] = {}
+        for shared in (True, False):
+            own = None if shared else 0
+            batched = vmap(grad_and_value(self._value), in_dims=(0, 0, 0, own, own))
+            functions[shared] = batched
+            if self._compiling:
+                functions[shared] = Compiled(
+                    batched,
+                    rowwise=(True, True, True, not shared, not shared),
+                    size=self._chunk,
+                    cudagraphs=self._compiling == "cudagraphs",
+                )
+        return functions
+
+    def _evaluate(self, z: Tensor, targets: Targets, part: slice) -> tuple[Tensor, Tensor]:
+        """Return gradients `(b, D)` and values `(b,)` of some rows."""
+        shared = targets.parameters.shape[1] == 0
+        gradient, value = self._batched[shared](
+            z[part],
+            targets.gradient[part],
+            targets.labels[part],
+            self._shared if shared else targets.parameters[part],
+            self._shared_buffers if shared else targets.buffers[part],
+        )
+        return gradient, value
 
     def _value(
         self, z: Tensor, observed: Tensor, labels: Tensor, parameters: Tensor, buffers: Tensor
@@ -181,21 +225,27 @@ def unflatten(vector: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
     return {n: p.reshape(tuple(s)) for (n, s), p in zip(shapes.items(), parts, strict=True)}
 
 
-def rows_at_once(payload: ServerPayload, unknowns: Unknowns) -> int:
+def rows_at_once(
+    payload: ServerPayload, unknowns: Unknowns, *, memory: int = 2 * _BYTES_AT_ONCE
+) -> int:
     """Return how many rows to evaluate together: as many as memory takes, in reason.
 
     On a CPU the time a row rises again once the activations of all rows leave the caches
     (measured: the 7-layer network is twice as slow a row at 64 rows as at 16).
+
+    Args:
+        payload: the network.
+        unknowns: what a row consists of.
+        memory: bytes for rows and their evaluation; each gets half.
     """
     activations = _activations(payload, unknowns)
     parameters = sum(p.numel() for p in payload.parameters.values())
     # Measured on ResNet-18; float64, so that it holds in either precision.
     bytes_a_row = 8 * (4 * parameters + 6 * activations)
-    device = next(iter(payload.parameters.values())).device
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return max(1, free // 2 // bytes_a_row)
-    return max(1, min(_ACTIVATIONS_AT_ONCE // activations, _BYTES_AT_ONCE // bytes_a_row))
+    if next(iter(payload.parameters.values())).device.type == "cuda":
+        return max(1, memory // 2 // bytes_a_row)
+    bytes_at_once = min(memory // 2, _BYTES_AT_ONCE)
+    return max(1, min(_ACTIVATIONS_AT_ONCE // activations, bytes_at_once // bytes_a_row))
 
 
 def _activations(payload: ServerPayload, unknowns: Unknowns) -> int:
