@@ -42,6 +42,37 @@ clean:  ## Remove .venv and caches; what runs have left in outputs stays
 	find conf medpfl tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- Tables and figures of the papers -------------------------------------------------------------
+# Variables:  budget    full (the papers' numbers; hours) or quick (a preview):  make paper budget=quick
+#             n_images  images a row, where neither fits:  make table1 n_images=20
+
+budget ?= full
+n_images ?=
+FIGURES := figure3 figure4 figure5 figure6
+SWEEP = $(BIN)/medpfl --config-name=paper/$@ budget=$(budget) \
+  $(if $(n_images),n_images=$(n_images)) $(ARGS)
+
+.PHONY: table1 table2 table3 figures pairs paper $(FIGURES)
+
+table1: $(VENV)/.ready  ## Table I: CPL on three datasets, and what the class shares predict
+	$(SWEEP)
+
+table2: $(VENV)/.ready  ## Table II: every attack on every dataset
+	$(SWEEP)
+
+table3: $(VENV)/.ready  ## Table III: noise levels, in both readings
+	$(SWEEP)
+
+figures: $(FIGURES)  ## Figures 3 to 6: how reconstructions come about, and under noise
+
+$(FIGURES): $(VENV)/.ready
+	$(SWEEP)
+
+pairs: $(VENV)/.ready  ## What each SSIM protocol gives for unrelated images
+	$(BIN)/python -m medpfl.paper.unrelated_pairs --pairs $(if $(filter quick,$(budget)),30,200) $(ARGS)
+
+# A table with a failed row ends in an error, and the others are made all the same.
+paper:  ## All of these, one after the other
+	@$(MAKE) --no-print-directory --keep-going table1 table2 table3 figures pairs
 
 # --- Set-up ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from medpfl.errors import ConfigurationError
 from medpfl.metrics import (
     PaperCPL,
+    PaperDLG,
+    PaperGradInv,
     Scorer,
     VictimFacts,
     match,
@@ -138,6 +140,42 @@ def test_rows_follow_the_victim_and_labels_the_matched_image():
     assert [score.true_probability for score in scores] == pytest.approx([0.1, 0.5, 0.9])
     assert [score.seconds for score in scores] == [2.0, 2.0, 2.0]
     assert all(math.isnan(score.ssim_paper) for score in scores)
+
+
+def test_every_published_protocol_has_its_column_in_every_run():
+    victim = victim_of(1)
+    guess = (victim.inputs * 0.8).clamp(0, 1)
+    rest = (victim, reconstruction_of(guess, victim.labels), facts_of(1), MEAN_IMAGE)
+    x = victim.inputs[0]
+    for paper in (None, PaperCPL()):
+        (score,) = Scorer(paper=paper).score(*rest, spec=SPEC)
+        assert score.ssim_paper_cpl == PaperCPL()(x, guess[0], SPEC)
+        assert score.ssim_paper_dlg == PaperDLG()(x, guess[0], SPEC)
+        assert score.ssim_paper_gradinv == PaperGradInv()(x, guess[0], SPEC)
+        assert math.isnan(score.ssim_oracle)
+        assert math.isnan(score.mse_oracle)
+
+
+def test_the_oracle_picks_the_best_iterate_and_changes_nothing_else():
+    victim = victim_of(2)
+    x = victim.inputs
+    far, near = (0.3 * x).flip(0), torch.stack([x[1], 0.9 * x[0]])
+    # The first image comes closest at the second step, the other one at the first.
+    steps = [torch.stack([far[0], x[0] * 0.5]), torch.stack([near[0] * 0.6, x[0] * 0.9]), far]
+    steps[0][0] = x[1]
+    trace = Trace(steps=torch.arange(3), objective=torch.zeros(3), inputs=torch.stack(steps))
+    handed_in = reconstruction_of(far, victim.labels, trace=trace)
+    with_trace = Scorer().score(victim, handed_in, facts_of(2), MEAN_IMAGE, spec=SPEC)
+    without = Scorer().score(
+        victim, replace(handed_in, trace=None), facts_of(2), MEAN_IMAGE, spec=SPEC
+    )
+    assert [s.mse_oracle for s in with_trace] == [
+        pytest.approx(mse(x[0], 0.9 * x[0])),
+        pytest.approx(0.0, abs=1e-12),
+    ]
+    assert with_trace[1].ssim_oracle == pytest.approx(1.0)
+    assert [s.ssim for s in with_trace] == [s.ssim for s in without]
+    assert [s.success for s in with_trace] == [s.success for s in without]
 
 
 def test_scores_volumes():

@@ -9,11 +9,20 @@ from medpfl.metrics.image_quality import (
     ssim_per_image,
 )
 from medpfl.metrics.matching import match
-from medpfl.metrics.protocols import PaperCPL, PaperDLG, PaperGradInv, PaperIDLG, PaperProtocol
+from medpfl.metrics.protocols import (
+    ALL_PROTOCOLS,
+    PaperCPL,
+    PaperDLG,
+    PaperGradInv,
+    PaperIDLG,
+    PaperProtocol,
+    paper_defense,
+)
 from medpfl.metrics.scoring import Scorer, VictimFacts, ssim_over_steps
 from medpfl.metrics.success import Summary, summarise, wilson
 
 __all__ = [
+    "ALL_PROTOCOLS",
     "PaperCPL",
     "PaperDLG",
     "PaperGradInv",
@@ -25,6 +34,7 @@ __all__ = [
     "match",
     "mse",
     "mse_per_image",
+    "paper_defense",
     "psnr_db",
     "psnr_db_per_image",
     "ssim",

@@ -133,7 +133,7 @@ def check_window(image: Tensor) -> None:
         size = "x".join(str(side) for side in sides)
         raise ConfigurationError(
             f"SSIM needs images of at least {WINDOW} pixels a side, got {size}: "
-            f"set a size of {WINDOW} or more in the dataset's settings"
+            f"set preprocess.size={WINDOW} or more"
         )
 
 

@@ -10,7 +10,9 @@ Source: Das et al. 2023 and 2024 (MedPFL), the authors' notebooks.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,8 +28,10 @@ from medpfl.metrics.image_quality import (
     as_float64,
     check_pixels,
     check_window,
+    ssim,
 )
-from medpfl.types import DataSpec
+from medpfl.metrics.matching import match
+from medpfl.types import DataSpec, Trace
 
 _ROUNDING = 1e-9
 
@@ -101,6 +105,51 @@ class PaperGradInv:
         check_window(original)
         pair_norm = spec.normalise(original), spec.normalise(reconstruction)
         return _stabilised_ssim(*pair_norm, data_range=255.0)
+
+
+ALL_PROTOCOLS: Mapping[str, PaperProtocol] = MappingProxyType(
+    {"cpl": PaperCPL(), "dlg": PaperDLG(), "gradinv": PaperGradInv()}
+)
+"""The published calls by the name of the attack whose table they made; iDLG's is CPL's."""
+
+
+@dataclass(frozen=True)
+class OracleChoice:
+    """The image that somebody who knows the truth would have handed in.
+
+    Args:
+        ssim: its SSIM on [0, 1].
+        mse: its mean squared error, the smallest over the trace.
+    """
+
+    ssim: float
+    mse: float
+
+
+def paper_defense(originals: Tensor, trace: Trace | None) -> list[OracleChoice]:
+    """Return each image's iterate of smallest true squared error: no attacker can choose it.
+
+    The published defense experiment reports this iterate. It needs the truth, so it stands in
+    columns of its own, called oracle, and decides nothing.
+
+    Args:
+        originals: `(N, C, *S)` in [0, 1].
+        trace: the recorded iterates; the choice is among these.
+
+    Returns:
+        N choices, NaN where there is no trace.
+    """
+    if trace is None or len(trace.inputs) == 0:
+        return [OracleChoice(math.nan, math.nan) for _ in originals]
+    order = match(originals, trace.inputs[-1])
+    iterates = trace.inputs.detach().cpu()[:, order]
+    return [_smallest_error(x, iterates[:, n]) for n, x in enumerate(originals.detach().cpu())]
+
+
+def _smallest_error(original: Tensor, iterates: Tensor) -> OracleChoice:
+    errors = (iterates.double() - original.double()).flatten(1).square().mean(1)
+    best = int(errors.argmin())
+    return OracleChoice(ssim(original, iterates[best]), float(errors[best]))
 
 
 def _stabilised_ssim(original: Tensor, reconstruction: Tensor, *, data_range: float) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from medpfl.errors import ConfigurationError
 from medpfl.metrics.image_quality import mse, psnr_db_of, ssim, ssim_per_image
 from medpfl.metrics.matching import match
-from medpfl.metrics.protocols import PaperProtocol
+from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
 from medpfl.types import DataSpec, ImageScore, Reconstruction, Trace, VictimBatch
 
 
@@ -35,6 +35,9 @@ class VictimFacts:
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
     """Score reconstructions against the truth, beside two guesses that need no attack.
+
+    Every published SSIM is computed in every run, each in its own column; success is decided by
+    the SSIM on [0, 1] alone.
 
     Args:
         threshold: the SSIM from which an image counts as reconstructed, in (-1, 1].
@@ -78,8 +81,9 @@ class Scorer:
         """
         check_agreement(victim, reconstruction, facts)
         order = match(victim.inputs, reconstruction.inputs)
+        oracle = paper_defense(victim.inputs, reconstruction.trace)
         return tuple(
-            self._row(victim, reconstruction, facts, mean_image, spec, n, m)
+            self._row(victim, reconstruction, facts, mean_image, spec, n, m, oracle[n])
             for n, m in enumerate(order.tolist())
         )
 
@@ -92,11 +96,13 @@ class Scorer:
         spec: DataSpec,
         n: int,
         m: int,
+        oracle: OracleChoice,
     ) -> ImageScore:
         original = victim.inputs[n].detach().cpu()
         guess = reconstruction.inputs[m].detach().cpu()
         zeros, mean_image = torch.zeros_like(original), mean_image.detach().cpu()
         similarity, error = ssim(original, guess), mse(original, guess)
+        published = {k: protocol(original, guess, spec) for k, protocol in ALL_PROTOCOLS.items()}
         return ImageScore(
             image_id=victim.ids[n],
             label=int(victim.labels[n]),
@@ -119,6 +125,11 @@ class Scorer:
             mse_zeros=mse(original, zeros),
             ssim_mean_image=ssim(original, mean_image),
             mse_mean_image=mse(original, mean_image),
+            ssim_paper_cpl=published["cpl"],
+            ssim_paper_dlg=published["dlg"],
+            ssim_paper_gradinv=published["gradinv"],
+            ssim_oracle=oracle.ssim,
+            mse_oracle=oracle.mse,
         )
 
 

@@ -41,6 +41,12 @@ class Summary:
         statuses: how many images ended with each status.
         n_exact: images reproduced exactly (infinite PSNR), left out of `psnr_db_mean`.
         n_ssim_paper: images in `ssim_paper_mean`.
+        ssim_paper_cpl_mean: mean of `PaperCPL` where it is defined, NaN if nowhere.
+        ssim_paper_dlg_mean: mean of `PaperDLG`.
+        ssim_paper_gradinv_mean: mean of `PaperGradInv`.
+        ssim_oracle_mean: mean SSIM of the iterates chosen with the truth, over the images that
+            left a trace; NaN if none did.
+        mse_oracle_mean: mean squared error of the same.
     """
 
     n: int
@@ -64,6 +70,11 @@ class Summary:
     statuses: Mapping[str, int]
     n_exact: int
     n_ssim_paper: int
+    ssim_paper_cpl_mean: float
+    ssim_paper_dlg_mean: float
+    ssim_paper_gradinv_mean: float
+    ssim_oracle_mean: float
+    mse_oracle_mean: float
 
 
 def summarise(scores: Sequence[ImageScore]) -> Summary:
@@ -78,7 +89,6 @@ def summarise(scores: Sequence[ImageScore]) -> Summary:
     successes = sum(s.success for s in scores)
     asr_low, asr_high = wilson(successes, n)
     zero_gradients = sum(is_zero_gradient(s.gradient_norm) for s in scores)
-    papers = [s.ssim_paper for s in scores if not math.isnan(s.ssim_paper)]
     return Summary(
         n=n,
         n_ok=sum(s.status != Status.NON_FINITE for s in scores),
@@ -93,14 +103,19 @@ def summarise(scores: Sequence[ImageScore]) -> Summary:
         psnr_db_mean=_mean_or_nan(s.psnr_db for s in scores if math.isfinite(s.psnr_db)),
         label_accuracy=sum(s.label == s.label_inferred for s in scores) / n,
         seconds_per_image=fmean(s.seconds for s in scores),
-        ssim_paper_mean=_mean_or_nan(papers),
+        ssim_paper_mean=_mean_or_nan(s.ssim_paper for s in scores),
         ssim_zeros_mean=fmean(s.ssim_zeros for s in scores),
         ssim_mean_image_mean=fmean(s.ssim_mean_image for s in scores),
         mse_zeros_mean=fmean(s.mse_zeros for s in scores),
         mse_mean_image_mean=fmean(s.mse_mean_image for s in scores),
         statuses=dict(sorted(Counter(str(s.status) for s in scores).items())),
         n_exact=sum(s.psnr_db == math.inf for s in scores),
-        n_ssim_paper=len(papers),
+        n_ssim_paper=sum(not math.isnan(s.ssim_paper) for s in scores),
+        ssim_paper_cpl_mean=_mean_or_nan(s.ssim_paper_cpl for s in scores),
+        ssim_paper_dlg_mean=_mean_or_nan(s.ssim_paper_dlg for s in scores),
+        ssim_paper_gradinv_mean=_mean_or_nan(s.ssim_paper_gradinv for s in scores),
+        ssim_oracle_mean=_mean_or_nan(s.ssim_oracle for s in scores),
+        mse_oracle_mean=_mean_or_nan(s.mse_oracle for s in scores),
     )
 
 
@@ -146,5 +161,5 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 
 def _mean_or_nan(values: Iterable[float]) -> float:
-    kept = list(values)
+    kept = [value for value in values if not math.isnan(value)]
     return fmean(kept) if kept else math.nan

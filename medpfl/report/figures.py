@@ -24,9 +24,9 @@ from medpfl.report._atomic import replacing
 MAX_PAIRS = 24
 _PAIRS_PER_ROW = 4
 _DPI = 160
-_INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#dddddd"
+INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
 # Okabe and Ito, 2008: told apart by readers with any colour vision; marks say it once more.
-_SUCCESS, _FAILURE, _WARNING = "#0072b2", "#d55e00", "#b8860b"
+SUCCESS, FAILURE, _WARNING = "#0072b2", "#d55e00", "#b8860b"
 _LONGEST_ID = 30
 
 Array = Tensor | npt.NDArray[Any]
@@ -94,7 +94,7 @@ def gallery(
     columns = max(2, min(_PAIRS_PER_ROW, len(shown)))
     rows = math.ceil(len(shown) / columns)
     width, height = 2.5 * columns, 1.62 * rows + 0.9
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     grid = GridSpec(
         rows,
         columns,
@@ -115,7 +115,7 @@ def gallery(
         f"{len(shown)} of {len(items)} images shown; "
         f"{solved} of {len(items)} reach SSIM {threshold:g} (\N{CHECK MARK})."
     )
-    _head(figure, title, caption, synthetic=synthetic)
+    write_head(figure, title, caption, synthetic=synthetic)
     _save(figure, path)
 
 
@@ -142,7 +142,7 @@ def traces(
     curves = [curve for curve in items if curve is not None and len(curve.steps)]
     if not curves:
         raise ValueError("traces: no item has a trace; there is nothing to draw")
-    figure = _figure(7.2, 6.0)
+    figure = new_figure(7.2, 6.0)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1))
     figure.subplots_adjust(left=0.1, right=0.97, top=0.85, bottom=0.09, hspace=0.09)
     steps = [_series(curve.steps) for curve in curves]
@@ -151,14 +151,14 @@ def traces(
     solved = [bool(values[-1] >= threshold) for values in ssim]
     _draw_lines(top, steps, ssim, solved)
     _draw_lines(bottom, steps, objective, solved)
-    top.axhline(threshold, color=_INK, linewidth=0.8, linestyle=(0, (1, 2)))
+    top.axhline(threshold, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
     top.set(ylabel="SSIM", ylim=(min(-0.03, min(map(np.nanmin, ssim))), 1.03))
     bottom.set(ylabel="objective", xlabel="optimiser step")
     if any(np.nanmax(values) > 0 for values in objective):
         bottom.set_yscale("log")
     figure.align_ylabels([top, bottom])
     _legend(top, solved, threshold)
-    _head(figure, title, _trace_caption(len(items), len(curves), floored), synthetic=synthetic)
+    write_head(figure, title, _trace_caption(len(items), len(curves), floored), synthetic=synthetic)
     _save(figure, path)
 
 
@@ -193,18 +193,18 @@ def _draw_pair(
 ) -> None:
     cell = grid[index // grid.ncols, index % grid.ncols].subgridspec(1, 2, wspace=0.04)
     success = item.ssim >= threshold
-    colour = _SUCCESS if success else _FAILURE
+    colour = SUCCESS if success else FAILURE
     for half, image in enumerate((item.original, item.reconstruction)):
         axes = figure.add_subplot(cell[half])
-        picture = _picture(image)
+        picture = as_picture(image)
         smooth = "nearest" if max(picture.shape) <= 128 else "antialiased"
         axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation=smooth)
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
-            spine.set(color=colour if half else _GRID, linewidth=2.0 if half else 0.8)
+            spine.set(color=colour if half else GRID, linewidth=2.0 if half else 0.8)
         if half == 0:
             axes.set_title(
-                f"{_shortened(item.image_id)}\n", loc="left", fontsize=7, color=_INK, pad=2.5
+                f"{_shortened(item.image_id)}\n", loc="left", fontsize=7, color=INK, pad=2.5
             ).set_parse_math(False)
             left = axes
     mark = "\N{CHECK MARK}" if success else f"\N{BALLOT X} {item.status},"
@@ -221,7 +221,7 @@ def _draw_pair(
     )
 
 
-def _picture(image: Array) -> npt.NDArray[Any]:
+def as_picture(image: Array) -> npt.NDArray[Any]:
     """Return `(H, W)` or `(H, W, 3)` in [0, 1]: of a volume `(C, D, H, W)` the middle slice."""
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if pixels.ndim == 4:
@@ -258,27 +258,27 @@ def _draw_lines(
         axes.plot(
             own_steps,
             own_values,
-            color=_SUCCESS if success else _FAILURE,
+            color=SUCCESS if success else FAILURE,
             linestyle="-" if success else (0, (4, 2)),
             linewidth=0.8,
             alpha=max(0.25, min(0.8, 8 / len(steps))),
             marker="." if len(own_steps) == 1 else None,
         )
-    axes.plot(*median_curve(steps, values), color=_INK, linewidth=2.0)
-    axes.grid(color=_GRID, linewidth=0.5)
+    axes.plot(*median_curve(steps, values), color=INK, linewidth=2.0)
+    axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_MUTED, labelsize=8)
+    axes.tick_params(colors=MUTED, labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_MUTED)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
 
 
 def _legend(axes: Axes, solved: Sequence[bool], threshold: float) -> None:
     successes = sum(solved)
     reaches = f"reaches SSIM {threshold:g}: {successes} of {len(solved)}"
-    axes.plot([], [], color=_SUCCESS, label=reaches)
+    axes.plot([], [], color=SUCCESS, label=reaches)
     dashed = f"stays below: {len(solved) - successes} of {len(solved)}"
-    axes.plot([], [], color=_FAILURE, linestyle=(0, (4, 2)), label=dashed)
-    axes.plot([], [], color=_INK, linewidth=2.0, label="median")
+    axes.plot([], [], color=FAILURE, linestyle=(0, (4, 2)), label=dashed)
+    axes.plot([], [], color=INK, linewidth=2.0, label="median")
     axes.legend(fontsize=8, frameon=True, edgecolor="none", framealpha=0.85, loc="best")
 
 
@@ -289,19 +289,21 @@ def _trace_caption(images: int, traced: int, floored: int) -> str:
     return caption
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, on matplotlib's objects alone."""
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _head(figure: Figure, title: str, caption: str, *, synthetic: bool) -> None:
+def write_head(figure: Figure, title: str, caption: str, *, synthetic: bool) -> None:
+    """Write title and caption at the top left, and whether the images are made up."""
     height = figure.get_figheight()
     left = 0.15 / figure.get_figwidth()
     figure.text(
-        left, 1 - 0.12 / height, title, va="top", fontsize=12, fontweight="bold", color=_INK
+        left, 1 - 0.12 / height, title, va="top", fontsize=12, fontweight="bold", color=INK
     ).set_parse_math(False)
-    figure.text(left, 1 - 0.38 / height, caption, va="top", fontsize=8, color=_MUTED)
+    figure.text(left, 1 - 0.38 / height, caption, va="top", fontsize=8, color=MUTED)
     if synthetic:
         figure.text(
             1 - left,
@@ -319,3 +321,12 @@ def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as file:
         # Without matplotlib's version in it, the same figure is the same file.
         figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def save_both(figure: Figure, stem: Path) -> dict[str, Path]:
+    """Write a figure as PNG and as PDF, and return the two files by suffix."""
+    files = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "pdf")}
+    _save(figure, files["png"])
+    with replacing(files["pdf"]) as file:
+        figure.savefig(file, format="pdf", metadata={"CreationDate": None, "Producer": None})
+    return files

@@ -33,7 +33,7 @@ class ClosedForm:
             not trusted.
     """
 
-    def __init__(self, *, fallback: Start, largest_residual: float = 0.1) -> None:
+    def __init__(self, *, fallback: Start, largest_residual: float = 1e-3) -> None:
         self._fallback = fallback
         self._largest_residual = largest_residual
         self._prepared: tuple[ServerPayload, list[ConvolutionInverse]] | None = None

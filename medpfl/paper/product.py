@@ -1,0 +1,115 @@
+"""A paper's sweep: says what it will take, and ends in the paper's table or figure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+from rich.text import Text
+
+from medpfl.paper.reported import REPORTED_IMAGES, ROWS
+from medpfl.paper.results import JobResult, read_results
+from medpfl.report.console import error as print_error
+from medpfl.report.console import make_console, paths
+from medpfl.report.jobs import planned
+from medpfl.report.sweep import SweepOutcome, SweepReport
+from medpfl.report.tables import format_seconds
+
+BUDGETS = ("full", "quick")
+
+
+class Product(Protocol):
+    """What a paper's sweep is run for."""
+
+    @property
+    def title(self) -> str:
+        """What it is, in one line."""
+        ...
+
+    def make(self, results: Sequence[JobResult], folder: Path, *, note: str) -> Mapping[str, Path]:
+        """Write and print the product.
+
+        Args:
+            results: all jobs, those without numbers too.
+            folder: where to write.
+            note: how the sweep was shortened, if it was; to be said in the product.
+
+        Returns:
+            What was written, by name.
+        """
+        ...
+
+
+class PaperReport(SweepReport):
+    """End a sweep in a product, instead of the plain table of jobs.
+
+    Args:
+        product: the table or figure.
+    """
+
+    def __init__(self, product: Product) -> None:
+        self.product = product
+        self._note = ""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say what is to come and how long it is expected to take."""
+        super().on_multirun_start(config, **kwargs)
+        if config.budget not in BUDGETS:
+            print_error(f"budget={config.budget}: choose full or quick")
+            # Hydra makes a mere warning of a callback's exception; an exit it lets through.
+            sys.exit(2)
+        self._note = shortened(config.budget, config.n_images)
+        SweepReport._present = self._finish
+        jobs = planned(OmegaConf.to_container(config.hydra, resolve=False))
+        out = make_console()
+        out.print(Text(f"\n  {self.product.title}", style="bold"))
+        if self._note:
+            out.print(Text(f"  {self._note}", style="yellow"))
+        out.print(Text(f"  {expected_duration(jobs, config.paper.row, config.n_images)}\n"))
+
+    def _finish(self, outcome: SweepOutcome) -> SweepOutcome:
+        """Make the product; a row that this machine cannot run does not count as failed."""
+        results = read_results(outcome)
+        folder = outcome.results_csv.parent
+        written = self.product.make(results, folder, note=self._note)
+        paths({"numbers": outcome.results_csv, **written})
+        nothing_ran = all(result.problem is not None for result in results)
+        failed = sum(result.failed for result in results)
+        return replace(outcome, failed=len(results) if nothing_ran else failed)
+
+
+def shortened(budget: str, n_images: int | None) -> str:
+    """Return how a run falls short of the papers', or an empty text."""
+    images = f"at most {n_images} images a row" if n_images is not None else "all images of a row"
+    if budget == "quick":
+        return (
+            f"PREVIEW (budget=quick): {images}, most attacks with fewer steps; "
+            f"the papers attack {REPORTED_IMAGES}"
+        )
+    if n_images is not None and n_images < REPORTED_IMAGES:
+        return f"shortened: {images}; the papers attack {REPORTED_IMAGES}"
+    return ""
+
+
+def expected_duration(jobs: Sequence[Sequence[str]], row: str, n_images: int | None) -> str:
+    """Return what a sweep will take on 2 CPU cores, in one line; an estimate from measured times.
+
+    Args:
+        jobs: the overrides of every job.
+        row: the experiment of jobs that do not choose one.
+        n_images: images a job, or None for what the datasets' strides visit, at most 100.
+    """
+    images = REPORTED_IMAGES if n_images is None else n_images
+    chosen = [dict(o.partition("=")[::2] for o in job).get("paper/row", row) for job in jobs]
+    known = [ROWS[name].seconds for name in chosen if name in ROWS]
+    seconds = images * sum(s for s in known if s is not None)
+    skipped = sum(s is None for s in known)
+    on_gpu = f", and {skipped} that need a GPU (hours each at full size)" if skipped else ""
+    return (
+        f"{len(jobs)} jobs of up to {images} images{on_gpu}; estimate: up to "
+        f"{format_seconds(seconds)}, from seconds an image measured on 2 CPU cores"
+    )

@@ -1,0 +1,104 @@
+"""Every recipe of the papers composes, and builds what the papers describe."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from medpfl._hydra import instantiate
+from medpfl.cli import conf_dir
+from medpfl.defenses import MedPFLLevel
+from medpfl.metrics.protocols import ALL_PROTOCOLS
+from medpfl.paper.product import expected_duration, shortened
+from medpfl.paper.reported import ROWS
+from medpfl.report.jobs import planned
+
+PAPER = Path(conf_dir()) / "paper"
+PRODUCTS = sorted(path.stem for path in PAPER.glob("*.yaml"))
+EXPECTED_ROWS = sorted(path.stem for path in (PAPER / "row").glob("*.yaml"))
+NOISES = sorted(path.stem for path in (PAPER / "noise").glob("*.yaml"))
+GROUPS = ("dataset", "preprocess", "model", "federation", "threat", "metrics", "attack", "defense")
+
+
+@functools.cache
+def composed(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=conf_dir()):
+        return compose(f"paper/{name}", list(overrides), return_hydra_config=True)
+
+
+def jobs_of(config: DictConfig) -> list[list[str]]:
+    return planned(OmegaConf.to_container(config.hydra, resolve=False))
+
+
+def test_files_and_reported_rows_are_the_same() -> None:
+    assert sorted(ROWS) == EXPECTED_ROWS
+    assert [*("figure3", "figure4", "figure5", "figure6", "table1", "table2", "table3")] == PRODUCTS
+    assert {row.protocol for row in ROWS.values()} <= set(ALL_PROTOCOLS)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_every_product_sweeps_by_itself(name: str) -> None:
+    config = composed(name, "budget=quick")
+    assert str(config.hydra.mode) == "RunMode.MULTIRUN"
+    assert config.n_images == config.paper.images.quick
+    assert "full" in config.paper.images
+    report = instantiate(config.hydra.callbacks.sweep_report)
+    assert report.product.title
+    jobs = jobs_of(config)
+    assert len({tuple(job) for job in jobs}) == len(jobs) >= 1
+    for job in jobs:
+        chosen = dict(override.split("=") for override in job)
+        assert chosen["paper/row"] in EXPECTED_ROWS
+        assert chosen.get("paper/noise", "none") in NOISES
+
+
+@pytest.mark.parametrize("row", EXPECTED_ROWS)
+def test_every_row_builds_its_parts(row: str) -> None:
+    config = composed("table2", f"paper/row={row}", "dataset=melanoma", "budget=quick")
+    assert config.paper.row == row
+    for group in GROUPS:
+        assert instantiate(config[group]) is not None
+    assert (config.device == "cuda") == (ROWS[row].seconds is None)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_every_noise_is_what_its_name_says(noise: str) -> None:
+    config = composed("table3", f"paper/noise={noise}")
+    defense = instantiate(config.defense)
+    if noise == "none":
+        assert defense.name == "none"
+        return
+    reading, level = noise.split("_")
+    assert defense.noise == MedPFLLevel(level=int(level), reading=reading)
+
+
+def test_the_tables_have_the_published_settings() -> None:
+    cpl = composed("table1", "paper/row=cpl")
+    assert cpl.attack.optimizer.max_steps == 300
+    assert cpl.federation.pretrain._target_.endswith("AdamSteps")
+    assert (cpl.federation.model_seed, cpl.model.init.bound) == (50, 0.5)
+    noise = composed("table3")
+    assert noise.model._target_.endswith("DLGCNN")
+    assert noise.federation.pretrain._target_.endswith("NoPretraining")
+    assert noise.attack.optimizer.max_steps == 100
+    assert noise.attack.start._target_.endswith("PatchTiled")
+    assert noise.attack.labels._target_.endswith("SmallestRow")
+    gradinv = composed("table2", "paper/row=gradinv_untrained", "n_images=7")
+    assert gradinv.n_images == 7
+    assert (gradinv.attack.optimizer.max_steps, gradinv.attack.restarts) == (24000, 8)
+    assert len(jobs_of(composed("table3"))) == 3 * 2 * 9
+    assert len(jobs_of(composed("table2"))) == 3 * 9
+
+
+def test_a_shortened_run_says_so_and_all_say_how_long() -> None:
+    assert shortened("full", None) == ""
+    assert shortened("quick", 12).startswith("PREVIEW (budget=quick): at most 12 images a row")
+    assert shortened("full", 5) == "shortened: at most 5 images a row; the papers attack 100"
+    jobs = [["dataset=covid", "paper/row=cpl"], ["dataset=covid", "paper/row=gradinv_trained"]]
+    text = expected_duration(jobs, "cpl", 10)
+    assert text.startswith("2 jobs of up to 10 images, and 1 that need a GPU")
+    assert "estimate: up to" in text
