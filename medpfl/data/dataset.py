@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -143,11 +143,13 @@ def data_spec(preprocess: Preprocess, num_classes: int, train: ImageSet) -> Data
 
 
 def _is_greyscale(images: ImageSet) -> bool:
-    """Tell whether a few images spread over the split have equal channels, each of them."""
-    return all(
-        len(image) > 1 and bool((image == image[:1]).all())
-        for image in images.sample(_GREYSCALE_IMAGES)
-    )
+    """Tell whether a few images spread over the split have equal channels, each of them.
+
+    A file that cannot be read says nothing here; it is an error only where its image is used.
+    """
+    readable = replace(images, on_error="skip").sample(_GREYSCALE_IMAGES)
+    channels_agree = [len(i) > 1 and bool((i == i[:1]).all()) for i in readable]
+    return bool(channels_agree) and all(channels_agree)
 
 
 def _channel_statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:

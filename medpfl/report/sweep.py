@@ -43,7 +43,7 @@ __all__ = ["SweepOutcome", "SweepReport", "collect", "show", "write_report"]
 
 _NOTE = (
     "ASR: share of the images whose reconstruction reaches the SSIM threshold, with its 95 % "
-    "interval. Ceiling: share of the images whose gradient is not exactly zero."
+    "interval. Ceiling: share of the images whose gradient, squared in float32, is not zero."
 )
 
 
