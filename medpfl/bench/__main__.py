@@ -145,7 +145,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--dataset", default="phantom", help="an option of conf/dataset")
     parser.add_argument("--images", type=int, default=24, help="images to attack")
-    parser.add_argument("--steps", type=int, default=300, help="optimiser steps at most")
+    parser.add_argument("--steps", type=int, default=20, help="optimiser steps at most")
     return parser.parse_args()
 
 
