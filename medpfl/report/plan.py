@@ -30,7 +30,7 @@ def make_plan(experiment: Experiment, round_: Round, output: Path) -> RunPlan:
         dataset=data.name,
         source=data.source,
         synthetic=data.synthetic,
-        model=type(payload.model).__name__,
+        model=type(experiment.factory).__name__,
         parameters=sum(p.numel() for p in payload.parameters.values()),
         defense=experiment.defense.name,
         noise=experiment.defense.describe(),
