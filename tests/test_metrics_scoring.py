@@ -73,6 +73,19 @@ def test_matching_is_the_best_one_to_one_pairing(seed, n):
     assert total(order) == pytest.approx(best)
 
 
+def test_matching_gives_no_perfect_reconstruction_away():
+    """At the lowest squared error the dark image gets it, which fits the white one so badly."""
+    bright = 0.6 + 0.2 * images(1, 3, 16, 16)
+    originals = torch.cat([bright, 0.3 * bright])
+    found = torch.cat([bright, torch.ones_like(bright)])
+    kept, swapped = (
+        sum(mse(o, f) for o, f in zip(originals, pair, strict=True))
+        for pair in (found, found.flip(0))
+    )
+    assert swapped < kept
+    assert match(originals, found).tolist() == [0, 1]
+
+
 def test_matching_undoes_a_permutation():
     x = images(5, 1, 4, 4)
     shuffle = torch.tensor([3, 0, 4, 1, 2])
