@@ -34,7 +34,7 @@ lint: $(VENV)/.ready-dev  ## Check style, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready  ## Compare the batched attack with a loop over torch.optim.LBFGS
+bench: $(VENV)/.ready  ## Compare the engine with a plain loop and, where installed, breaching
 	$(BIN)/python -m medpfl.bench $(ARGS)
 
 clean:  ## Remove .venv and caches; what runs have left in outputs stays

@@ -1,1 +1,1 @@
-"""Measures the engine beside what it replaces, in one process; `python -m medpfl.bench`."""
+"""Measures the engine beside others on the same images; ``python -m medpfl.bench --help``."""

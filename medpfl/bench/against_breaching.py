@@ -1,0 +1,170 @@
+"""`breaching`: the breaching library beside medpfl, on the same updates, scored the same way."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+
+from medpfl.bench import breaching_side
+from medpfl.bench.machine import show_note, show_table
+from medpfl.bench.updates import (
+    Attempt,
+    Clock,
+    Updates,
+    attack_updates,
+    compute_updates,
+    dataset_overrides,
+    score,
+)
+from medpfl.report.console import make_console
+from medpfl.report.tables import format_number, format_percent, format_seconds
+
+ONE_IMAGE = ("deepleakage", "deepleakage, labels given")
+"""What is compared where an update hides one image; elsewhere, all that fits an image gradient."""
+
+_COLUMNS = (
+    "images an update",
+    "attacker",
+    "steps at most",
+    "updates",
+    "solved",
+    "ASR",
+    "mean SSIM",
+    "s / image",
+    "CPU s / image",
+    "s / solved image",
+    "against medpfl",
+    "against medpfl in CPU s",
+)
+
+_NOTE = (
+    "Solved: SSIM of at least 0.9 after one-to-one matching. breaching is told the true labels, "
+    "except by `deepleakage` as it ships, which optimises them; medpfl infers them. A step of "
+    "breaching's L-BFGS (deepleakage, wei, beyondinfering) is up to 20 iterations. Seconds are "
+    "wall time, one after another in one process; CPU seconds are what the process itself "
+    "computed, which other work on the machine hardly changes."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the comparison can be told."""
+    parser.add_argument(
+        "--dataset", default="phantom", help="an option of conf/dataset; %(default)s"
+    )
+    parser.add_argument(
+        "--attack", default="scale_free", help="medpfl's, an option of conf/attack; %(default)s"
+    )
+    parser.add_argument("--model", default="dlg_cnn", help="an option of conf/model; %(default)s")
+    parser.add_argument(
+        "--batches", nargs="+", type=int, default=[1, 2, 4, 8], help="images an update; 1 2 4 8"
+    )
+    parser.add_argument("--updates", type=int, default=4, help="updates of each size; %(default)s")
+    parser.add_argument(
+        "--configurations",
+        nargs="+",
+        metavar="NAME",
+        help="breaching's configurations, or all; deepleakage for one image, else all",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=1.0,
+        help="what breaching's own numbers of iterations are multiplied by (1: as it ships)",
+    )
+    parser.add_argument(
+        "--override",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of medpfl, such as dataset.root=... or attack.restarts=2",
+    )
+
+
+def run(arguments: argparse.Namespace, command: Sequence[str]) -> None:
+    """Print the table; without breaching, medpfl's rows alone.
+
+    Raises:
+        MedpflError: a mistake in the settings.
+    """
+    installed = breaching_side.is_installed()
+    rows = [row for n in arguments.batches for row in _compare(arguments, n, installed)]
+    title = f"medpfl's {arguments.attack} beside breaching 0.1.2"
+    what = f"{arguments.dataset}, {arguments.model}"
+    show_table(f"{title}: {what}", _COLUMNS, rows, command=command)
+    show_note(f"{_NOTE} breaching's budget: {arguments.budget:g} of its own iterations.")
+    if not installed:
+        show_note(breaching_side.HOW_TO_GET)
+
+
+def _compare(
+    arguments: argparse.Namespace, batch: int, installed: bool
+) -> Iterator[tuple[str, ...]]:
+    updates = compute_updates(
+        (
+            f"attack={arguments.attack}",
+            "device=cpu",
+            *dataset_overrides(arguments.dataset),
+            f"model={arguments.model}",
+            "dataset.select=random",
+            f"n_images={batch * arguments.updates}",
+            f"federation.batch_size={batch}",
+            *arguments.override,
+        )
+    ).with_gradient()
+    own = attack_updates(updates)
+    steps = str(updates.config.attack.optimizer.max_steps)
+    yield _shown(batch, f"medpfl {arguments.attack}", steps, updates, own, own)
+    if not installed:
+        return
+    wanted = arguments.configurations or (ONE_IMAGE if batch == 1 else ["all"])
+    for name in breaching_side.known_configurations(wanted):
+        chosen = breaching_side.settings(name, budget=arguments.budget)
+        theirs = _attacked(updates, chosen)
+        yield _shown(batch, f"breaching {name}", str(chosen.iterations), updates, theirs, own)
+
+
+def _attacked(updates: Updates, chosen: breaching_side.Settings) -> Attempt:
+    """Run breaching on each update in turn."""
+    seed, clock = updates.experiment.seed, Clock()
+    found = [
+        breaching_side.reconstruct(u.observation, u.victim.labels, chosen, seed=seed)
+        for u in updates.each
+    ]
+    return score(updates, found, clock)
+
+
+def _shown(
+    batch: int, attacker: str, steps: str, updates: Updates, attempt: Attempt, own: Attempt
+) -> tuple[str, ...]:
+    """Return a row, and say on standard error that it is there: the whole table takes a while."""
+    images = len(attempt.scores)
+    mean = sum(s.ssim for s in attempt.scores) / max(1, images)
+    cells = (
+        str(batch),
+        attacker,
+        steps,
+        str(len(updates.each)),
+        f"{attempt.solved} of {images}",
+        format_percent(attempt.solved / max(1, images)),
+        format_number(mean),
+        format_seconds(attempt.per_image),
+        format_seconds(attempt.cpu_per_image),
+        format_seconds(attempt.per_solved) if attempt.solved else "none solved",
+        "" if attempt is own else _times(own.per_solved, attempt.per_solved, attempt.seconds),
+        ""
+        if attempt is own
+        else _times(own.cpu_per_solved, attempt.cpu_per_solved, attempt.cpu_seconds),
+    )
+    make_console(stderr=True).print(" | ".join(cells), soft_wrap=True)
+    return cells
+
+
+def _times(own: float, theirs: float, spent: float) -> str:
+    """Say how many times as many seconds as medpfl the other one takes a solved image.
+
+    Where the other one solved nothing, all that it spent is a lower bound of what one image takes.
+    """
+    if math.isinf(own):
+        return "medpfl solved none"
+    return f"at least {spent / own:.3g}x" if math.isinf(theirs) else f"{theirs / own:.3g}x"
