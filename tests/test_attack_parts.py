@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from medpfl.attacks import GradientMatching
 from medpfl.attacks.distances import Cosine, SquaredError
 from medpfl.attacks.labels import Joint, Known, SmallestRow
-from medpfl.attacks.starts import Normal, PatchTiled
+from medpfl.attacks.starts import Normal, PatchTiled, Smooth
 from medpfl.errors import ConfigurationError, ThreatModelError
 from medpfl.optim import LBFGS
 from medpfl.round import Round
@@ -43,6 +45,25 @@ def test_patch_tiled_repeats_one_patch_exactly(shape, tiles):
 def test_a_start_needs_at_least_one_tile():
     with pytest.raises(ConfigurationError, match=r"attack\.start\.tiles=0"):
         PatchTiled(tiles=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 31), (1, 3, 4, 9), (1, 3, 7, 8, 9)])
+def test_smooth_interpolates_a_coarse_grid_of_pixels(shape):
+    seen = replace(OBSERVATION, spec=spec_of(*shape[1:]))
+    pixels = seen.spec.denormalise(Smooth(cells=6)(seen, shape, seeded()))
+    assert pixels.shape == shape
+    assert -1e-6 <= pixels.min() <= pixels.max() <= 1 + 1e-6
+    coarse = torch.rand((*shape[:2], *(min(6, side) for side in shape[2:])), generator=seeded())
+    corners = [(..., *ends) for ends in itertools.product((0, -1), repeat=len(shape) - 2)]
+    for corner in corners:
+        torch.testing.assert_close(pixels[corner], coarse[corner])
+    for axis, side in enumerate(shape[2:], start=2):
+        assert pixels.diff(dim=axis).abs().max() <= 5.01 / (side - 1) or side <= 6
+
+
+def test_a_smooth_start_needs_at_least_two_cells():
+    with pytest.raises(ConfigurationError, match=r"attack\.start\.cells=1"):
+        Smooth(cells=1)
 
 
 def test_normal_is_the_generators_own_normal():

@@ -13,7 +13,7 @@ from medpfl.attacks.closed_form import ClosedForm
 from medpfl.attacks.closed_form.feature_matching import match_features
 from medpfl.attacks.closed_form.features import layer_input
 from medpfl.attacks.closed_form.layerwise import ConvolutionInverse
-from medpfl.attacks.starts import Normal
+from medpfl.attacks.starts import Normal, PatchTiled
 from medpfl.federated import Federation, FedSGDClient, NoPretraining
 from medpfl.metrics import ssim
 from medpfl.models import CPLCNN, DLGCNN, IDLGCNN, LeNet
@@ -139,6 +139,26 @@ def test_normalised_inputs_and_one_channel() -> None:
     seen = observation(IDLGCNN(init=UniformInit(bound=0.5)), images, spec)
     found = spec.denormalise(start(seen, images).float()).clamp(0, 1)
     assert ssim(images[0], found[0]) > 0.99
+
+
+@pytest.mark.parametrize("factory", [IDLGCNN, CPLCNN])
+@pytest.mark.parametrize("mean", [(0.3, 0.3, 0.3), (0.2, 0.3, 0.4)], ids=["equal", "unequal"])
+def test_channels_known_to_be_equal_are_one_unknown(factory: type, mean: tuple[float, ...]) -> None:
+    grey = smooth_images(1)[:, :1].expand(-1, 3, -1, -1)
+    spec = DataSpec(shape=(3, 16, 16), num_classes=4, mean=mean, std=(0.5,) * 3, greyscale=True)
+    seen = observation(factory(init=UniformInit(bound=0.5)), grey, spec)
+    found = spec.denormalise(start(seen, grey).float())
+    torch.testing.assert_close(found, grey, rtol=0, atol=0.02)
+    if mean[0] == mean[1]:
+        assert torch.equal(found[:, 0], found[:, 2])
+
+
+def test_several_images_have_a_start_of_their_own() -> None:
+    images = smooth_images(2)
+    seen = observation(IDLGCNN(init=UniformInit(bound=0.5)), images)
+    attack = ClosedForm(fallback=PatchTiled(), several=Normal())
+    found = attack(seen, tuple(images.shape), torch.Generator().manual_seed(0))
+    assert torch.equal(found, fallback(images))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medpfl.errors import ConfigurationError
 from medpfl.types import Observation
@@ -59,3 +60,35 @@ class PatchTiled:
         for axis, size in enumerate(spatial, start=2):
             tiled = tiled.narrow(axis, 0, size)
         return tiled.contiguous()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smooth:
+    """Soft random shapes: a few uniform grey values, interpolated to the image's size.
+
+    Fine random structure has to be unlearnt before anything else is learnt. Measured with two
+    images behind an update of dlg_cnn: solved in half the iterations that noise needs.
+
+    Args:
+        cells: grey values along each spatial axis.
+    """
+
+    cells: int = 6
+
+    def __post_init__(self) -> None:
+        if self.cells < 2:
+            raise ConfigurationError(f"attack.start.cells={self.cells}: must be at least 2")
+
+    def __call__(
+        self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
+        """Draw U[0, 1) pixels on the coarse grid and interpolate them linearly, axis by axis."""
+        spatial = shape[2:]
+        coarse = (*shape[:2], *(min(self.cells, size) for size in spatial))
+        pixels = torch.rand(coarse, generator=generator)
+        for axis, size in enumerate(spatial, start=2):
+            rows = pixels.movedim(axis, -1)
+            line = rows.reshape(1, -1, rows.shape[-1])
+            line = functional.interpolate(line, size=size, mode="linear", align_corners=True)
+            pixels = line.reshape(*rows.shape[:-1], size).movedim(-1, axis)
+        return observation.spec.normalise(pixels)

@@ -13,7 +13,7 @@ from medpfl.attacks.closed_form.features import layer_input
 from medpfl.attacks.closed_form.layerwise import ConvolutionInverse
 from medpfl.attacks.starts import Start
 from medpfl.models.sigmoid_cnn import SigmoidCNN
-from medpfl.types import Observation, ServerPayload
+from medpfl.types import DataSpec, Observation, ServerPayload
 
 # Unknowns of a layer up to which its normal matrix is factorised (4096^2 float64 are 128 MiB).
 _LARGEST_DENSE = 4096
@@ -24,25 +24,30 @@ class ClosedForm:
 
     The last layer's gradient gives its exact input, the features. Where there are more features
     than pixels the image is found by matching them; otherwise the network is inverted layer by
-    layer. Updates that fit neither (several images, other networks, added noise) start with the
-    fallback.
+    layer. Updates that fit neither (other networks, added noise) start with the fallback.
 
     Args:
         fallback: the start where no closed form holds.
+        several: the start where several images are behind the update; the fallback where None.
         largest_residual: relative residual of the equations above which their solution is
             not trusted.
     """
 
-    def __init__(self, *, fallback: Start, largest_residual: float = 1e-3) -> None:
+    def __init__(
+        self, *, fallback: Start, several: Start | None = None, largest_residual: float = 1e-3
+    ) -> None:
         self._fallback = fallback
+        self._several = fallback if several is None else several
         self._largest_residual = largest_residual
         self._prepared: tuple[ServerPayload, list[ConvolutionInverse]] | None = None
 
     def __call__(
         self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
-        """Return the closed-form image `(1, C, *S)`, or what the fallback gives."""
-        image = self._image(observation) if shape[0] == 1 else None
+        """Return the closed-form image `(1, C, *S)`, or what another start gives, `(N, C, *S)`."""
+        if shape[0] > 1:
+            return self._several(observation, shape, generator)
+        image = self._image(observation)
         if image is None:
             return self._fallback(observation, shape, generator)
         return image.unsqueeze(0)
@@ -57,13 +62,22 @@ class ClosedForm:
             return None
         shape = observation.spec.shape
         if len(features) >= torch.Size(shape).numel():
-            image, residual = match_features(_extractor(observation.payload), features, shape)
+            image, residual = self._by_features(observation, features)
         elif max(s.numel() for s in _shapes(model, shape)[:-1]) <= _LARGEST_DENSE:
             image, residual = self._layer_by_layer(observation, features)
         else:
             return None
         trusted = residual <= self._largest_residual and bool(image.isfinite().all())
-        return image if trusted else None
+        return image.expand(shape) if trusted else None
+
+    def _by_features(self, observation: Observation, features: Tensor) -> tuple[Tensor, float]:
+        extract, spec = _extractor(observation.payload), observation.spec
+        unknown = (1, *spec.shape[1:]) if _is_tied(spec) else spec.shape
+
+        def extract_expanded(image: Tensor) -> Tensor:
+            return extract(image.expand(1, *spec.shape))
+
+        return match_features(extract_expanded, features, unknown)
 
     def _layer_by_layer(self, observation: Observation, features: Tensor) -> tuple[Tensor, float]:
         inverses, tensors = self._inverses(observation), observation.tensors
@@ -74,7 +88,10 @@ class ClosedForm:
         worst = 0.0
         for name, inverse in zip(reversed(names), reversed(inverses), strict=True):
             below = inverse.gradient_below(output, above)
-            output, residual = inverse.solve(output, above, tensors[f"{name}.weight"])
+            sent = tensors[f"{name}.weight"]
+            if inverse.shape[0] < sent.shape[1]:  # of equal channels: their equations are equal
+                sent = sent.mean(1, keepdim=True)
+            output, residual = inverse.solve(output, above, sent)
             above, worst = below, max(worst, residual)
         return output, worst
 
@@ -83,17 +100,23 @@ class ClosedForm:
         payload = observation.payload
         if self._prepared is None or self._prepared[0] is not payload:
             shapes = _shapes(payload.model, observation.spec.shape)[:-1]
+            weights = [payload.parameters[f"{n}.weight"] for n, _ in _convolutions(payload.model)]
+            if _is_tied(observation.spec):
+                shapes[0] = torch.Size((1, *shapes[0][1:]))
+                weights[0] = weights[0].sum(1, keepdim=True)
             layers = [
-                ConvolutionInverse.prepare(
-                    layer,
-                    payload.parameters[f"{name}.weight"],
-                    payload.parameters[f"{name}.bias"],
-                    shape,
+                ConvolutionInverse.prepare(layer, weight, payload.parameters[f"{name}.bias"], shape)
+                for (name, layer), weight, shape in zip(
+                    _convolutions(payload.model), weights, shapes, strict=True
                 )
-                for (name, layer), shape in zip(_convolutions(payload.model), shapes, strict=True)
             ]
             self._prepared = (payload, layers)
         return self._prepared[1]
+
+
+def _is_tied(spec: DataSpec) -> bool:
+    """Say whether all channels of an image are equal in the client's input space, too."""
+    return spec.greyscale and len(set(spec.mean)) == len(set(spec.std)) == 1
 
 
 def _convolutions(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
