@@ -260,7 +260,7 @@ def test_an_evaluation_without_memory_takes_fewer_rows_at_once(
 
     monkeypatch.setattr(MatchingObjective, "_evaluate", scarce)
     again = objective(z, targets)
-    assert sizes == [8, 4, 2, 2, 2, 2, 1]
+    assert sizes == [5, 3, 2, 2, 2, 2, 1]
     torch.testing.assert_close(again, (value, gradient))
 
 

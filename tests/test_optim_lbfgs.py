@@ -228,3 +228,29 @@ def test_objective_below_is_checked_every_so_many_steps() -> None:
         optimizer.tell(state, *evaluate(rosenbrock, state.z))
     assert state.code.item() == CONVERGED
     assert state.steps.item() == 10
+
+
+def faint(z: Tensor) -> Tensor:
+    """An objective whose unit is tiny; a power of two, so that scaling it rounds nothing."""
+    return rosenbrock(z) * 2.0**-60
+
+
+@pytest.mark.parametrize("scale_free", [True, False])
+def test_only_scale_free_rows_do_not_mind_the_unit_of_the_objective(scale_free: bool) -> None:
+    optimizer = LBFGS(
+        max_steps=60,
+        max_iter=1,
+        max_eval=25,
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+        line_search="strong_wolfe",
+        scale_free=scale_free,
+    )
+    ends = []
+    for objective in (rosenbrock, faint):
+        state = optimizer.init(starts(3, 6))
+        while state.running.any():
+            optimizer.tell(state, *evaluate(objective, state.z))
+        ends.append(state.best_z)
+    assert torch.equal(*ends) == scale_free
+    assert bool((rosenbrock(ends[1]) < 1e-9).all()) == scale_free

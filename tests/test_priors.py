@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from medpfl.attacks.distances import Cosine, Distance, SquaredError
 from medpfl.attacks.matching import Unknowns
-from medpfl.attacks.priors import TotalVariation
+from medpfl.attacks.priors import OutOfRange, TotalVariation
 from medpfl.attacks.projection import Box, ImageProjection, MedianFilter, median_filter
 from medpfl.errors import ConfigurationError
 from medpfl.types import DataSpec
@@ -36,27 +36,55 @@ def test_total_variation_is_the_mean_step_summed_over_axes(shape):
     x = images_of(*shape)
     expected = sum(np.abs(np.diff(x.numpy(), axis=axis)).mean() for axis in range(2, x.ndim))
     torch.testing.assert_close(
-        TotalVariation(weight=0.3)(x), torch.tensor(0.3 * expected, dtype=torch.float64)
+        TotalVariation(weight=0.3)(x, IMAGENET), torch.tensor(0.3 * expected, dtype=torch.float64)
     )
 
 
 def test_total_variation_of_pictures_that_one_can_count():
     stripes = torch.tensor([0.0, 1.0]).repeat(2)  # 0 1 0 1
-    assert TotalVariation(weight=1.0)(stripes.expand(1, 1, 4, 4)) == 1  # along one axis alone
+    # along one axis alone
+    assert TotalVariation(weight=1.0)(stripes.expand(1, 1, 4, 4), IMAGENET) == 1
     edge = torch.tensor([0.0, 0.0, 0.6]).expand(2, 3, 3, 3, 3)
-    torch.testing.assert_close(TotalVariation(weight=2.0)(edge), torch.tensor(0.6))
-    assert TotalVariation(weight=1.0)(torch.full((1, 3, 4, 4), 0.7)) == 0
+    torch.testing.assert_close(TotalVariation(weight=2.0)(edge, IMAGENET), torch.tensor(0.6))
+    assert TotalVariation(weight=1.0)(torch.full((1, 3, 4, 4), 0.7), IMAGENET) == 0
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_total_variation_pulls_on_each_row_alone(shape):
     rows = images_of(4, *shape)
-    pull = grad(TotalVariation(weight=0.5))
+
+    def prior(x: Tensor) -> Tensor:
+        return TotalVariation(weight=0.5)(x, IMAGENET)
+
+    pull = grad(prior)
     torch.testing.assert_close(vmap(pull)(rows), torch.stack([pull(row) for row in rows]))
-    assert torch.autograd.gradcheck(TotalVariation(weight=0.5), rows[0].requires_grad_())
+    assert torch.autograd.gradcheck(prior, rows[0].requires_grad_())
+
+
+def test_what_real_pixels_can_be_is_not_penalised():
+    pixels = torch.rand(2, *IMAGENET.shape, generator=seeded(), dtype=torch.float64)
+    pixels[0, 0, 0, 0], pixels[1, 1, 1, 1] = 0, 1
+    assert float(OutOfRange(weight=5.0)(IMAGENET.normalise(pixels), IMAGENET)) < 1e-30
+
+
+def test_pixels_out_of_range_cost_their_squared_distance():
+    pixels = torch.full((1, *IMAGENET.shape), 0.5, dtype=torch.float64)
+    pixels[0, 0, 0, 0], pixels[0, 2, 1, 1] = -0.3, 1.4
+    expected = 2.0 * (0.3**2 + 0.4**2) / pixels.numel()
+    found = OutOfRange(weight=2.0)(IMAGENET.normalise(pixels), IMAGENET)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_the_residual_of_out_of_range_squares_to_it():
+    prior, images = OutOfRange(weight=0.7), images_of(2, *IMAGENET.shape) * 5
+    value = prior(images, IMAGENET)
+    assert value > 0
+    torch.testing.assert_close(prior.residual(images, IMAGENET).square().sum(), value)
 
 
 def test_a_negative_weight_is_refused():
+    with pytest.raises(ConfigurationError, match=r"attack\.priors\.out_of_range\.weight=-1"):
+        OutOfRange(weight=-1.0)
     with pytest.raises(ConfigurationError, match=r"attack\.priors\.total_variation\.weight=-1"):
         TotalVariation(weight=-1.0)
 

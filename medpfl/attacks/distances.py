@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +18,15 @@ class Distance(Protocol):
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return a scalar tensor, 0 where the gradients agree."""
+        ...
+
+
+@runtime_checkable
+class LeastSquares(Distance, Protocol):
+    """A distance that is a sum of squares, as second-order optimisers need it."""
+
+    def residual(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """Return `(P,)` entries whose squares sum to the distance."""
         ...
 
 
@@ -35,8 +45,12 @@ class SquaredError:
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return sum_i |dummy_i - observed_i|^2."""
-        squares = [(a - b).square().sum() for a, b in zip(dummy, observed, strict=True)]
+        squares = [d.square().sum() for d in _differences(dummy, observed)]
         return _total(squares, _weights(observed, self.top))
+
+    def residual(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """Return the differences; see `LeastSquares`."""
+        return _flat(_differences(dummy, observed), _weights(observed, self.top))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +69,20 @@ class Cosine:
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return 1 - <dummy, observed> / (|dummy| |observed|), in [0, 2]."""
         weights = _weights(observed, self.top)
-        dots = [(a * b).sum() for a, b in zip(dummy, observed, strict=True)]
-        norms = [
+        length, wanted = (
             _total([t.square().sum() for t in side], weights).sqrt() for side in (dummy, observed)
-        ]
-        return 1 - _total(dots, weights) / (norms[0] * norms[1])
+        )
+        # |a / |a| - b / |b||^2 / 2 is the same, and keeps the digits that 1 - cosine loses: in
+        # float32 a search for the smallest angle would stall at 1e-6.
+        pairs = zip(dummy, observed, strict=True)
+        return _total([(a / length - b / wanted).square().sum() for a, b in pairs], weights) / 2
+
+    def residual(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """Return (dummy / |dummy| - observed / |observed|) / sqrt(2); see `LeastSquares`."""
+        weights = _weights(observed, self.top)
+        sides = [_flat(side, weights) for side in (dummy, observed)]
+        a, b = (side / side.square().sum().sqrt() for side in sides)
+        return (a - b) / math.sqrt(2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +103,32 @@ class NormalisedError:
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return mean_i |dummy_i - observed_i|^2 / |observed_i|^2 over the tensors not all zero."""
-        errors = torch.stack([(a - b).square().sum() for a, b in zip(dummy, observed, strict=True)])
+        errors = torch.stack([d.square().sum() for d in _differences(dummy, observed)])
+        return _total(errors, self._weights(observed))
+
+    def residual(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
+        """Return the differences relative to the observed norms; see `LeastSquares`."""
+        return _flat(_differences(dummy, observed), self._weights(observed))
+
+    def _weights(self, observed: Sequence[Tensor]) -> Tensor:
         squares = torch.stack([b.square().sum() for b in observed])
         # Below this a square has lost its digits, and its inverse overflows.
         seen = squares >= torch.finfo(squares.dtype).tiny
         weights = seen / torch.where(seen, squares, 1)
         chosen = _weights(observed, self.top)
         count = seen.sum() if chosen is None else (seen * chosen).sum()
-        return _total(errors, weights if chosen is None else weights * chosen) / count.clamp(min=1)
+        return (weights if chosen is None else weights * chosen) / count.clamp(min=1)
+
+
+def _differences(dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> list[Tensor]:
+    return [a - b for a, b in zip(dummy, observed, strict=True)]
+
+
+def _flat(tensors: Sequence[Tensor], weights: Tensor | None) -> Tensor:
+    """Return all entries `(P,)`, each scaled so that its square counts with its tensor's weight."""
+    if weights is not None:
+        tensors = [t * w for t, w in zip(tensors, weights.sqrt(), strict=True)]
+    return torch.cat([t.flatten() for t in tensors])
 
 
 def _total(values: Sequence[Tensor] | Tensor, weights: Tensor | None) -> Tensor:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from medpfl.errors import ConfigurationError
+from medpfl.types import DataSpec
 
 
 class Prior(Protocol):
     """A penalty on the dummy images of a single row."""
 
-    def __call__(self, inputs_norm: Tensor) -> Tensor:
-        """Return a scalar tensor, its weight included, for images `(N, C, *S)`.
+    def __call__(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
+        """Return a scalar tensor, its weight included.
 
-        The images are in the client's input space.
+        Args:
+            inputs_norm: `(N, C, *S)` in the client's input space.
+            spec: the kind of data.
         """
+        ...
+
+
+@runtime_checkable
+class SquaredPrior(Prior, Protocol):
+    """A prior that is a sum of squares, as second-order optimisers need it."""
+
+    def residual(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
+        """Return `(R,)` entries whose squares sum to the prior."""
         ...
 
 
@@ -41,10 +54,45 @@ class TotalVariation:
                 f"attack.priors.total_variation.weight={self.weight}: must not be negative"
             )
 
-    def __call__(self, inputs_norm: Tensor) -> Tensor:
+    def __call__(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
         """Return weight * TV(inputs_norm); 0 where every image is flat."""
         axes = range(2, inputs_norm.ndim)
         return self.weight * torch.stack([_variation(inputs_norm, axis) for axis in axes]).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfRange:
+    """Weight times the mean squared distance of the pixels from [0, 1].
+
+    Zero at every real image, so that it moves no solution. With several images behind an update it
+    tells them apart: what their mean leaves open are mixtures of them, and nearly every mixture has
+    pixels that are blacker than black.
+
+    Args:
+        weight: not negative.
+    """
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ConfigurationError(
+                f"attack.priors.out_of_range.weight={self.weight}: must not be negative"
+            )
+
+    def __call__(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
+        """Return weight * mean of (x - clamp(x, 0, 1))^2 over all pixels x of all images."""
+        return self.weight * _outside(inputs_norm, spec).square().mean()
+
+    def residual(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
+        """Return the distances, scaled; see `SquaredPrior`."""
+        outside = _outside(inputs_norm, spec).flatten()
+        return outside * math.sqrt(self.weight / outside.numel())
+
+
+def _outside(inputs_norm: Tensor, spec: DataSpec) -> Tensor:
+    pixels = spec.denormalise(inputs_norm)
+    return (-pixels).relu() + (pixels - 1).relu()
 
 
 def _variation(images: Tensor, axis: int) -> Tensor:

@@ -3,5 +3,6 @@
 from medpfl.optim.adam import Adam
 from medpfl.optim.base import BatchedOptimizer, RowState, status_of
 from medpfl.optim.lbfgs import LBFGS
+from medpfl.optim.levenberg_marquardt import LevenbergMarquardt
 
-__all__ = ["LBFGS", "Adam", "BatchedOptimizer", "RowState", "status_of"]
+__all__ = ["LBFGS", "Adam", "BatchedOptimizer", "LevenbergMarquardt", "RowState", "status_of"]

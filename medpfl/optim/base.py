@@ -8,7 +8,7 @@ evaluation of all rows is a tick; rows are at different places of their algorith
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -90,4 +90,38 @@ class BatchedOptimizer(Protocol[StateT]):
 
     def tell(self, state: StateT, value: Tensor, gradient: Tensor) -> None:
         """Move every running row on, in place, given `(B,)` values and `(B, D)` gradients."""
+        ...
+
+
+class Product(Protocol):
+    """Multiplies vectors with the Gauss-Newton Hessians of rows' objectives, at fixed points."""
+
+    def __call__(self, vectors: Tensor, /) -> Tensor:
+        """Return `(b, V, D)`: each row's Hessian times its V vectors, of `(b, V, D)`."""
+        ...
+
+
+class Curvature(Protocol):
+    """Says how rows' objectives, sums of squares, are curved."""
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Product:
+        """Linearise the residuals of some rows.
+
+        Args:
+            z: `(b, D)` the points where.
+            rows: `(b,)` int64, the rows' places in the state.
+        """
+        ...
+
+
+@runtime_checkable
+class SecondOrder(BatchedOptimizer[StateT], Protocol[StateT]):
+    """An optimiser that also wants to know how objectives are curved, tick by tick after `tell`."""
+
+    def fitted(self, unknowns: int, device: torch.device, *, memory: int) -> Self:
+        """Return the optimiser as it is for rows of D unknowns, within some bytes of memory."""
+        ...
+
+    def turn(self, state: StateT, curvature: Curvature) -> None:
+        """Choose the next point of every running row, in place."""
         ...

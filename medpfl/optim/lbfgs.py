@@ -18,7 +18,7 @@ from medpfl.optim.base import CONVERGED, OUT_OF_STEPS, STALLED, RowState
 from medpfl.optim.line_search import WolfeSearch
 from medpfl.optim.memory import PairMemory
 
-# torch.optim.LBFGS keeps a pair only where s.y exceeds this.
+# torch.optim.LBFGS keeps a pair only where s.y exceeds this; scale-free, s.y / |s||y|.
 _CURVATURE_FLOOR = 1e-10
 
 
@@ -70,6 +70,9 @@ class LBFGS:
         check_every: see `objective_below`.
         on_stall: ``stop`` ends a row that can move no further; ``reset`` first lets it forget its
             pairs and start again along the gradient, and ends it where that does not help.
+        scale_free: whether thresholds are relative, so that multiplying the objective by a number
+            changes nothing. torch drops pairs with s.y <= 1e-10, which is all of them once an
+            objective of 1e-7 is near its minimum, and its first step shrinks with the gradient.
 
     Notes:
         ``torch.optim.LBFGS`` evaluates a point again at the start of the next step; here the values
@@ -91,6 +94,7 @@ class LBFGS:
         objective_below: float | None = None,
         check_every: int = 1,
         on_stall: Literal["stop", "reset"] = "stop",
+        scale_free: bool = False,
     ) -> None:
         counts = {
             "max_steps": max_steps,
@@ -121,6 +125,7 @@ class LBFGS:
         self.objective_below = objective_below
         self.check_every = check_every
         self.on_stall = on_stall
+        self.scale_free = scale_free
 
     def init(self, z: Tensor) -> LBFGSState:
         """Start rows at `(B, D)` points."""
@@ -205,14 +210,15 @@ class LBFGS:
             return
         mask = rows.unsqueeze(1)
         first = state.iterations == 0
-        self._remember(state, rows & ~first, gradient)
-        direction = state.memory.direction(gradient)
+        direction = self._direction(state, rows, gradient)
         state.iterations += rows
         state.inner += rows
         state.d = torch.where(mask, direction, state.d)
         state.g = torch.where(mask, gradient, state.g)
         state.f = torch.where(rows, value, state.f)
-        gentle = (1 / gradient.abs().sum(1)).clamp_max(1.0)
+        gentle = 1 / gradient.abs().sum(1)
+        if not self.scale_free:
+            gentle = gentle.clamp_max(1.0)
         length = torch.where(first, gentle, torch.ones_like(gentle)) * self.lr
         state.t = torch.where(rows, length, state.t)
         state.slope = torch.where(rows, (gradient * direction).sum(1), state.slope)
@@ -220,11 +226,20 @@ class LBFGS:
         self._handle_stuck(state, stuck)
         self._move(state, rows & ~stuck, value, gradient)
 
-    def _remember(self, state: LBFGSState, rows: Tensor, gradient: Tensor) -> None:
+    def _direction(self, state: LBFGSState, rows: Tensor, gradient: Tensor) -> Tensor:
+        """Remember the move just made, and return the next directions of a mask of rows."""
         y = gradient - state.g
         s = state.d * state.t.unsqueeze(1)
         curvature = (s * y).sum(1)
-        state.memory.append(rows & (curvature > _CURVATURE_FLOOR), s, y, curvature)
+        floor = _CURVATURE_FLOOR * (s.norm(dim=1) * y.norm(dim=1) if self.scale_free else 1.0)
+        kept = rows & (state.iterations > 0) & (curvature > floor)
+        direction = torch.zeros_like(gradient)
+        for part in state.memory.cached_parts():
+            if bool(rows[part].any()):
+                memory = state.memory.part(part)
+                memory.append(kept[part], s[part], y[part], curvature[part])
+                direction[part] = memory.direction(gradient[part])
+        return direction
 
     def _handle_stuck(self, state: LBFGSState, rows: Tensor) -> None:
         """End rows whose direction does not descend: every later step would find the same."""

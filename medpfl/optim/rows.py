@@ -21,6 +21,10 @@ class RowTable:
         """Return a new table of the rows named by `index`, an int64 tensor of any length."""
         return type(self)(**{f.name: _select(getattr(self, f.name), index) for f in fields(self)})
 
+    def part(self, rows: slice) -> Self:
+        """Return a table of views: what is written to it in place is written here."""
+        return type(self)(**{f.name: _part(getattr(self, f.name), rows) for f in fields(self)})
+
     def join(self, *others: Self) -> Self:
         """Return a new table: these rows, then those of the others."""
         tables = (self, *others)
@@ -40,6 +44,10 @@ class RowTable:
 
 def _select(value: Tensor | RowTable, index: Tensor) -> Tensor | RowTable:
     return value.select(index) if isinstance(value, RowTable) else value.index_select(0, index)
+
+
+def _part(value: Tensor | RowTable, rows: slice) -> Tensor | RowTable:
+    return value.part(rows) if isinstance(value, RowTable) else value[rows]
 
 
 def _join(values: list[Any]) -> Tensor | RowTable:

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from medpfl.errors import MedpflError
-from medpfl.optim.base import BatchedOptimizer, RowState, status_of
+from medpfl.optim.base import BatchedOptimizer, Product, RowState, SecondOrder, status_of
 from medpfl.optim.capacity import is_out_of_memory
 from medpfl.optim.rows import RowTable
 from medpfl.profiling import UNPROFILED, Profiler
@@ -33,6 +33,15 @@ class Objective(Protocol[TargetContra]):
 
     def __call__(self, z: Tensor, targets: TargetContra) -> tuple[Tensor, Tensor]:
         """Return values `(B,)` and gradients `(B, D)` at `(B, D)` points."""
+        ...
+
+
+@runtime_checkable
+class CurvedObjective(Objective[TargetContra], Protocol[TargetContra]):
+    """An objective that is a sum of squares, and can say how it is curved."""
+
+    def curvature(self, z: Tensor, targets: TargetContra) -> Product:
+        """Return the product with the Gauss-Newton Hessians at `(B, D)` points."""
         ...
 
 
@@ -131,6 +140,8 @@ class Scheduler(Generic[KeyT, TargetT]):
         ticked: Ticked | None = None,
         profiler: Profiler = UNPROFILED,
     ) -> None:
+        if isinstance(optimizer, SecondOrder) and not isinstance(objective, CurvedObjective):
+            raise ValueError(f"{type(optimizer).__name__} needs an objective that has a curvature")
         self._optimizer = optimizer
         self._objective = objective
         self._capacity = capacity
@@ -265,8 +276,9 @@ class Scheduler(Generic[KeyT, TargetT]):
         if len(under_way) <= 1:
             raise MedpflError(
                 f"out of memory with a single row ({fault}). Choose smaller images "
-                "(preprocess.size), a smaller network, attack.precision=float32 or, of LBFGS, a "
-                "lower attack.optimizer.history; or run where there is more memory (device=cpu)."
+                "(preprocess.size), a smaller network, attack.precision=float32, of LBFGS a lower "
+                "attack.optimizer.history or, of LevenbergMarquardt, attack.optimizer.solver=cg; "
+                "or run where there is more memory (device=cpu)."
             )
         self._capacity = len(under_way) // 2
         _log.warning(
@@ -299,11 +311,20 @@ class Scheduler(Generic[KeyT, TargetT]):
             value, gradient = self._objective(z, targets)
         self._whole = False
         self._optimizer.tell(state, value, gradient)
+        self._turn(state, targets)
         if self._growth is not None:
             self._take_snapshots(z, value, steps.tolist(), self._growth)
         if self._ticked is not None:
             self._ticked(len(self._tickets), int(steps.double().mean()))
         self._whole = True
+
+    def _turn(self, state: RowState, targets: TargetT) -> None:
+        """Let an optimiser of second order look at the curvature."""
+        optimizer, objective = self._optimizer, self._objective
+        if not (isinstance(optimizer, SecondOrder) and isinstance(objective, CurvedObjective)):
+            return
+        with self._profiler.phase("curvature"):
+            optimizer.turn(state, lambda z, rows: objective.curvature(z, targets.select(rows)))
 
     def _take_snapshots(self, z: Tensor, value: Tensor, steps: list[int], growth: float) -> None:
         for place, (ticket, step) in enumerate(zip(self._tickets, steps, strict=True)):

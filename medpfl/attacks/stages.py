@@ -1,0 +1,111 @@
+"""The passes an attack makes over its rows, each going on from where the one before has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from medpfl.attacks.distances import Distance, LeastSquares
+from medpfl.attacks.priors import Prior, SquaredPrior
+from medpfl.errors import ConfigurationError
+from medpfl.optim.base import BatchedOptimizer, SecondOrder
+from medpfl.optim.scheduler import Outcome
+from medpfl.types import Observation
+
+Precision = Literal["float32", "float64", "mixed"]
+
+_DTYPES = {
+    "float32": (torch.float32, torch.float32),
+    "float64": (torch.float64, torch.float64),
+    "mixed": (torch.float32, torch.float64),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass over all rows.
+
+    Args:
+        optimizer: moves them.
+        dtype: the attacker's precision.
+    """
+
+    optimizer: BatchedOptimizer[Any]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Key:
+    """Names a row: one restart of one victim, and how it ended in the stage before.
+
+    Args:
+        observation: of the victim.
+        restart: counted from 0.
+        labels: `(N,)`, or None where they are unknowns.
+        before: None in the first stage.
+    """
+
+    observation: Observation
+    restart: int
+    labels: Tensor | None
+    before: Outcome[Key] | None = None
+
+
+def stages_of(
+    optimizer: BatchedOptimizer[Any], polish: BatchedOptimizer[Any] | None, precision: Precision
+) -> tuple[Stage, ...]:
+    """Return the first stage and, where there is a polish or precision is mixed, the second."""
+    if precision not in _DTYPES:
+        raise ConfigurationError(f"attack.precision={precision}: choose {', '.join(_DTYPES)}")
+    coarse, fine = _DTYPES[precision]
+    first = Stage(optimizer, coarse)
+    if polish is None and precision != "mixed":
+        return (first,)
+    return (first, Stage(polish or optimizer, fine))
+
+
+def check_curvature(stages: Sequence[Stage], distance: Distance, priors: Sequence[Prior]) -> None:
+    """Raise a `ConfigurationError` where an optimiser of second order lacks a sum of squares."""
+    for stage in stages:
+        name = type(stage.optimizer).__name__
+        if not isinstance(stage.optimizer, SecondOrder):
+            continue
+        if not isinstance(distance, LeastSquares):
+            raise ConfigurationError(
+                f"attack.distance: {name} needs a sum of squares, which {type(distance).__name__} "
+                "is not. Use Cosine, NormalisedError or SquaredError, or medpfl.optim.LBFGS"
+            )
+        for prior in priors:
+            if not isinstance(prior, SquaredPrior):
+                raise ConfigurationError(
+                    f"attack.priors: {name} needs sums of squares, which {type(prior).__name__} is "
+                    "not. Use OutOfRange or attack.priors=null, or medpfl.optim.LBFGS"
+                )
+
+
+def fitted(stage: Stage, unknowns: int, device: torch.device, memory: int) -> Stage:
+    """Return the stage with an optimiser of second order made for rows of D unknowns."""
+    if not isinstance(stage.optimizer, SecondOrder):
+        return stage
+    # The other half is for evaluations.
+    optimizer = stage.optimizer.fitted(unknowns, device, memory=memory // 2)
+    return replace(stage, optimizer=optimizer)
+
+
+def whole(outcome: Outcome[Key]) -> Outcome[Key]:
+    """Return how a row ended with what it took in all of its stages; seconds are carried along."""
+    before = outcome.key.before
+    if before is None:
+        return outcome
+    before = whole(before)
+    later = (replace(s, step=before.steps + s.step) for s in outcome.snapshots)
+    return replace(
+        outcome,
+        steps=before.steps + outcome.steps,
+        evaluations=before.evaluations + outcome.evaluations,
+        snapshots=(*before.snapshots, *later),
+    )

@@ -1,0 +1,75 @@
+"""Damped Newton steps of many rows: solutions h of (H + damping I) h = -g, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Multiply = Callable[[Tensor], Tensor]
+
+
+def factorised(
+    hessians: Tensor, rows: Tensor, gradient: Tensor, damping: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Solve by Cholesky factorisation, one row at a time for the sake of memory.
+
+    Args:
+        hessians: `(B, D, D)`, positive semidefinite; only lower triangles are read.
+        rows: `(b,)` int64, the rows to solve for.
+        gradient: `(b, D)` of those.
+        damping: `(b,)` of those, positive.
+
+    Returns:
+        The steps `(b, D)` and the dampings `(b,)` they took: raised tenfold as often as rounding
+        left a matrix indefinite.
+    """
+    steps, taken = [], []
+    for row, g, mu in zip(rows, gradient, damping, strict=True):
+        while True:
+            matrix = hessians[row].clone()
+            matrix.diagonal().add_(mu)
+            factor, fault = torch.linalg.cholesky_ex(matrix)
+            if not bool(fault) or not bool(mu.isfinite()):
+                break
+            mu = 10 * mu
+        steps.append(torch.cholesky_solve(-g.unsqueeze(1), factor).squeeze(1))
+        taken.append(mu)
+    return torch.stack(steps), torch.stack(taken)
+
+
+def conjugate_gradients(
+    hessians: Multiply, gradient: Tensor, damping: Tensor, *, tolerance: float, max_steps: int
+) -> Tensor:
+    """Solve by conjugate gradients (Hestenes and Stiefel 1952), every row until it is good enough.
+
+    Args:
+        hessians: multiplies the rows' H with a vector `(b, D)` each.
+        gradient: `(b, D)`.
+        damping: `(b,)`, positive.
+        tolerance: a row ends where its residual is this fraction of its gradient.
+        max_steps: products at most.
+
+    Returns:
+        The steps `(b, D)`; zero where the gradient is.
+    """
+    step = torch.zeros_like(gradient)
+    residual = -gradient
+    direction = residual
+    square = residual.square().sum(1)
+    goal = tolerance**2 * square
+    for _ in range(max_steps):
+        going = square > goal
+        if not bool(going.any()):
+            break
+        image = hessians(direction) + damping.unsqueeze(1) * direction
+        # 0 leaves a row that has ended as it is, whatever its last direction was
+        length = torch.where(going, square / (direction * image).sum(1), 0).unsqueeze(1)
+        step = step + length * direction
+        residual = residual - length * image
+        after = residual.square().sum(1)
+        grown = torch.where(going, after / square, 0).unsqueeze(1)
+        direction = torch.where(going.unsqueeze(1), residual + grown * direction, direction)
+        square = after
+    return step
