@@ -13,8 +13,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PINS := pyproject.toml constraints.txt
 ARGS ?=
 PYTHON ?=
-# Where other work keeps the cores busy, threads that wait by spinning make torch ten times slower.
-export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help run test lint bench clean
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from medpfl.errors import ConfigurationError, ThreatModelError
+from medpfl.errors import ConfigurationError, MedpflError, ThreatModelError
 from medpfl.types import ClientUpdate, DataSpec, LocalTraining, Observation, ServerPayload
 
 CAPABILITIES = {
@@ -70,7 +70,12 @@ class ThreatModel:
         spec: DataSpec,
         local_training: LocalTraining,
     ) -> Observation:
-        """Return what the attacker sees of an update: the granted part, nothing more."""
+        """Return what the attacker sees of an update: the granted part, nothing more.
+
+        Raises:
+            MedpflError: the update is not one of the network that was sent.
+        """
+        _check_fit(update, payload, victim_id)
         return Observation(
             victim_id=victim_id,
             payload=payload,
@@ -92,3 +97,18 @@ class ThreatModel:
             f"knows: {', '.join([*always, *self.knows])}",
             f"withheld: {', '.join(withheld) or 'nothing'}",
         )
+
+
+def _check_fit(update: ClientUpdate, payload: ServerPayload, victim_id: str) -> None:
+    """Refuse an update whose tensors are not those of the network, name by name."""
+    sent = {name: tuple(p.shape) for name, p in payload.parameters.items()}
+    came = {name: tuple(t.shape) for name, t in update.tensors.items()}
+    if sent == came:
+        return
+    names = sorted(n for n in {*sent, *came} if sent.get(n) != came.get(n))
+    faults = [f"{n}: sent {sent.get(n, 'none')}, came back {came.get(n, 'none')}" for n in names]
+    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+    raise MedpflError(
+        f"the update of {victim_id} does not fit the network that the client was sent "
+        f"({'; '.join(faults[:3])}{more}). Client and server must use the same model settings."
+    )

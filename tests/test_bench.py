@@ -105,6 +105,15 @@ def test_success_is_counted_over_the_images(capsys):
     assert "Every image with a gradient was found." in printed
 
 
+def test_a_case_that_cannot_run_costs_no_other_case(tmp_path, capsys):
+    nowhere = f"brain_mri@{tmp_path}"
+    arguments = ["--datasets", nowhere, "phantom", "--models", "idlg_cnn", "--images", "1"]
+    assert bench.main(["success", *arguments, "--override", *SMALL]) == 0
+    printed = capsys.readouterr().out
+    assert [row["dataset"] for row in table(printed)] == ["phantom"]
+    assert f"{nowhere}, idlg_cnn could not run: " in " ".join(printed.split())
+
+
 def test_success_names_the_images_that_were_not_found(capsys):
     hopeless = "attack.start.largest_residual=1e-30"
     arguments = ["--datasets", "phantom", "--models", "dlg_cnn", "--images", "1"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
 from helpers import CPU, experiment, payload_of, spec_of, victim_of
 from torch import Tensor, nn
 
-from medpfl.errors import ConfigurationError, ThreatModelError
+from medpfl.errors import ConfigurationError, MedpflError, ThreatModelError
 from medpfl.federated import FedSGDClient
 from medpfl.round import Round
 from medpfl.threat import CAPABILITIES, ThreatModel
@@ -31,6 +31,27 @@ def observe(*knows: str) -> Observation:
         spec=SPEC,
         local_training=FedSGDClient.local_training,
     )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"fc.bias": torch.zeros(3)}, r"fc.bias: sent \(4,\), came back \(3,\)"),
+        ({"extra": torch.zeros(2)}, r"extra: sent none, came back \(2,\)"),
+    ],
+)
+def test_an_update_of_another_network_is_refused(tensors, words):
+    payload = payload_of("dlg_cnn", SPEC)
+    update, _ = FedSGDClient(spec=SPEC, device=CPU).update(VICTIM, payload)
+    other = replace(update, tensors={**update.tensors, **tensors})
+    with pytest.raises(MedpflError, match=rf"the update of v does not fit .*{words}"):
+        ThreatModel(knows=["num_examples"]).observe(
+            victim_id="v",
+            payload=payload,
+            update=other,
+            spec=SPEC,
+            local_training=FedSGDClient.local_training,
+        )
 
 
 def test_every_capability_is_a_field_of_the_observation():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from medpfl.bench.machine import show_note, show_table
 from medpfl.bench.updates import Attempt, attack_updates, compute_updates, dataset_overrides
 from medpfl.data.roots import DATA_ROOT_VARIABLE
+from medpfl.errors import MedpflError
 from medpfl.metrics import summarise
 from medpfl.metrics.success import is_zero_gradient
 from medpfl.report.console import make_console
@@ -96,11 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, command: Sequence[str]) -> None:
     """Print a row a case, and below the table each image that was not found.
 
+    A case that cannot run (too few images, a dataset that is not there) is said below the table.
+
     Raises:
-        MedpflError: a mistake in the settings or the data.
+        MedpflError: no case could run.
     """
     rows: list[tuple[str, ...]] = []
     failures: list[str] = []
+    fault: MedpflError | None = None
     for case in (Case(d, m) for d in arguments.datasets for m in arguments.models):
         own = [
             f"attack={arguments.attack}",
@@ -108,11 +112,18 @@ def run(arguments: argparse.Namespace, command: Sequence[str]) -> None:
             f"n_images={arguments.images or 'null'}",
         ]
         overrides = [*own, *case.overrides(), *arguments.override]
-        attempt = attack_updates(compute_updates(overrides))
+        try:
+            attempt = attack_updates(compute_updates(overrides))
+        except MedpflError as error:  # the other cases are worth as much without this one
+            fault = error
+            failures.append(f"{case.dataset}, {case.network} could not run: {error}")
+            continue
         cells = _shown(case, attempt)
         make_console(stderr=True).print(" | ".join(cells), soft_wrap=True)
         rows.append(cells)
         failures += _failures(case, attempt)
+    if fault is not None and not rows:
+        raise fault
     title = f"Success of {arguments.attack}, one image an update"
     show_table(title, _COLUMNS, rows, command=command)
     show_note(_NOTE)
