@@ -309,7 +309,7 @@ def _keep_freed_memory() -> None:
     """Let go of a block so large that glibc's malloc from now on keeps what it is given back.
 
     Else it returns the memory of every larger tensor to the system, and gets it anew, page by page
-    (measured: a tenth of an evaluation of the 5-layer network, a fifth of the 7-layer one).
+    (measured: thousands of page faults an evaluation, and next to none after this).
     """
     torch.empty(_KEPT_BYTES, dtype=torch.uint8)
 
