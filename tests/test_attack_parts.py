@@ -147,7 +147,13 @@ def test_distances_refuse_lists_of_different_length():
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("restarts", 0), ("rows", 0), ("trace_points", -1), ("precision", "float16")],
+    [
+        ("restarts", 0),
+        ("restart_above", -1.0),
+        ("rows", 0),
+        ("trace_points", -1),
+        ("precision", "float16"),
+    ],
 )
 def test_settings_that_cannot_work_are_named(setting, value):
     with pytest.raises(ConfigurationError, match=rf"attack\.{setting}={value}"):

@@ -136,7 +136,7 @@ def test_restarts_are_made_until_one_is_low_enough(
     parts = {"polish": polish, "rows": rows}
     always = reconstruct(attack_of(restarts=3, **parts))
     never = reconstruct(attack_of(restarts=1, **parts))
-    for level, wanted in ((-1.0, always), (1e9, never)):
+    for level, wanted in ((0.0, always), (1e9, never)):
         found = reconstruct(attack_of(restarts=3, restart_above=level, **parts))
         assert found.keys() == wanted.keys()
         for name, one in found.items():

@@ -31,17 +31,21 @@ class LeastSquares(Distance, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SquaredError:
+class _Largest:
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.top is not None and self.top < 1:
+            raise ConfigurationError(f"attack.distance.top={self.top}: must be at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquaredError(_Largest):
     """Sum of squared differences over all entries (Zhu et al. 2019, Eq. 4).
 
     Args:
         top: how many tensors enter, those of largest observed norm; all of them where None.
     """
-
-    top: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_top(self.top)
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return sum_i |dummy_i - observed_i|^2."""
@@ -54,17 +58,12 @@ class SquaredError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine:
+class Cosine(_Largest):
     """One minus the cosine of the angle between whole gradients (Geiping et al. 2020, Eq. 4).
 
     Args:
         top: how many tensors enter, those of largest observed norm; all of them where None.
     """
-
-    top: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_top(self.top)
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return 1 - <dummy, observed> / (|dummy| |observed|), in [0, 2]."""
@@ -86,7 +85,7 @@ class Cosine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormalisedError:
+class NormalisedError(_Largest):
     """Mean over tensors of the squared difference relative to the observed squared norm.
 
     Scale-free as `Cosine` is, but layer by layer: a layer of small gradients counts as much as one
@@ -95,11 +94,6 @@ class NormalisedError:
     Args:
         top: how many tensors enter, those of largest observed norm; all of them where None.
     """
-
-    top: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_top(self.top)
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return mean_i |dummy_i - observed_i|^2 / |observed_i|^2 over the tensors not all zero."""
@@ -146,8 +140,3 @@ def _weights(observed: Sequence[Tensor], top: int | None) -> Tensor | None:
     norms = torch.stack([t.square().sum() for t in observed])
     largest = norms.topk(min(top, len(norms))).indices
     return torch.zeros_like(norms).scatter(0, largest, torch.ones_like(norms))
-
-
-def _check_top(top: int | None) -> None:
-    if top is not None and top < 1:
-        raise ConfigurationError(f"attack.distance.top={top}: must be at least 1, or null")

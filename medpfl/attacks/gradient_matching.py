@@ -51,8 +51,8 @@ class GradientMatching:
         start: draws the first dummy.
         labels: how the labels are known.
         distance: between the dummy's gradient and the observed one.
-        optimizer: moves the rows. One of second order (`LevenbergMarquardt`) needs a distance that
-            is a sum of squares, and no priors.
+        optimizer: moves the rows. One of second order (`LevenbergMarquardt`) needs a distance and
+            priors that are sums of squares.
         polish: a second optimiser, which goes on from where the first has ended; None ends there.
         priors: terms added to the distance, by name; None entries are left out.
         projections: what is done to the images after every step, by name, in this order; None
@@ -62,8 +62,8 @@ class GradientMatching:
         pixels: ``sigmoid`` makes pixels sigmoids of the unknowns, so that no optimiser leaves
             [0, 1]; ``free`` leaves them alone.
         restarts: independent starts a victim; the one with the lowest objective is handed in.
-        restart_above: the next restart is made only where no objective so far is this low; None
-            makes all of them, side by side.
+        restart_above: the next restart is made only where no objective so far is this low; not
+            negative, or None to make all of them, side by side.
         rows: rows side by side; ``auto``: as many as memory takes, and on a CPU at most 64.
         memory_gb: what rows and their evaluation may take, in 10^9 bytes; positive, or None for
             half of a CPU's memory and what CUDA has free.
@@ -106,6 +106,10 @@ class GradientMatching:
                 raise ConfigurationError(f"attack.{key}={value}: must be at least {least}")
         if memory_gb is not None and not memory_gb > 0:
             raise ConfigurationError(f"attack.memory_gb={memory_gb}: must be positive, or null")
+        if restart_above is not None and not restart_above >= 0:
+            raise ConfigurationError(
+                f"attack.restart_above={restart_above}: must not be negative, or null"
+            )
         if compile not in (True, False, "cudagraphs"):
             raise ConfigurationError(f"attack.compile={compile}: choose true, false or cudagraphs")
         self.name = name

@@ -49,10 +49,7 @@ class TotalVariation:
     weight: float
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise ConfigurationError(
-                f"attack.priors.total_variation.weight={self.weight}: must not be negative"
-            )
+        _check_weight("total_variation", self.weight)
 
     def __call__(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
         """Return weight * TV(inputs_norm); 0 where every image is flat."""
@@ -75,10 +72,7 @@ class OutOfRange:
     weight: float
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise ConfigurationError(
-                f"attack.priors.out_of_range.weight={self.weight}: must not be negative"
-            )
+        _check_weight("out_of_range", self.weight)
 
     def __call__(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
         """Return weight * mean of (x - clamp(x, 0, 1))^2 over all pixels x of all images."""
@@ -88,6 +82,11 @@ class OutOfRange:
         """Return the distances, scaled; see `SquaredPrior`."""
         outside = _outside(inputs_norm, spec).flatten()
         return outside * math.sqrt(self.weight / outside.numel())
+
+
+def _check_weight(prior: str, weight: float) -> None:
+    if not weight >= 0:
+        raise ConfigurationError(f"attack.priors.{prior}.weight={weight}: must not be negative")
 
 
 def _outside(inputs_norm: Tensor, spec: DataSpec) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 
 from medpfl.bench import breaching_side
 from medpfl.bench.machine import show_note, show_table
@@ -89,11 +90,12 @@ def run(arguments: argparse.Namespace, command: Sequence[str]) -> None:
     """
     installed = breaching_side.is_installed()
     rows = [row for n in arguments.batches for row in _compare(arguments, n, installed)]
-    title = f"medpfl's {arguments.attack} beside breaching 0.1.2"
-    what = f"{arguments.dataset}, {arguments.model}"
-    show_table(f"{title}: {what}", _COLUMNS, rows, command=command)
-    show_note(f"{_NOTE} breaching's budget: {arguments.budget:g} of its own iterations.")
-    if not installed:
+    beside = f" beside breaching {version('breaching')}" if installed else ""
+    title = f"medpfl's {arguments.attack}{beside}: {arguments.dataset}, {arguments.model}"
+    show_table(title, _COLUMNS, rows, command=command)
+    if installed:
+        show_note(f"{_NOTE} breaching's budget: {arguments.budget:g} of its own iterations.")
+    else:
         show_note(breaching_side.HOW_TO_GET)
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpfl.errors import ConfigurationError
-from medpfl.optim.base import OUT_OF_STEPS, RowState
+from medpfl.optim.base import OUT_OF_STEPS, RowState, beginning, require
 
 
 @dataclass
@@ -50,13 +49,13 @@ class Adam:
         milestones: Sequence[float] = (),
         gamma: float = 0.1,
     ) -> None:
-        _require(lr > 0, "lr", lr, "must be positive")
-        _require(max_steps >= 1, "max_steps", max_steps, "must be at least 1")
+        require(lr > 0, "lr", lr, "must be positive")
+        require(max_steps >= 1, "max_steps", max_steps, "must be at least 1")
         two_decays = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
-        _require(two_decays, "betas", betas, "must be two numbers of at least 0 and below 1")
-        _require(eps >= 0, "eps", eps, "must not be negative")
-        _require(all(m > 0 for m in milestones), "milestones", milestones, "must be positive")
-        _require(gamma > 0, "gamma", gamma, "must be positive")
+        require(two_decays, "betas", betas, "must be two numbers of at least 0 and below 1")
+        require(eps >= 0, "eps", eps, "must not be negative")
+        require(all(m > 0 for m in milestones), "milestones", milestones, "must be positive")
+        require(gamma > 0, "gamma", gamma, "must be positive")
         self.lr = lr
         self.max_steps = max_steps
         self.betas = (betas[0], betas[1])
@@ -67,14 +66,8 @@ class Adam:
 
     def init(self, z: Tensor) -> AdamState:
         """Start rows at `(B, D)` points."""
-        count = z.new_zeros(len(z), dtype=torch.int64)
         return AdamState(
-            z=z.clone(),
-            code=count.clone(),
-            steps=count.clone(),
-            evaluations=count.clone(),
-            best_z=z.clone(),
-            best_value=z.new_full((len(z),), torch.inf),
+            **beginning(z),
             m=torch.zeros_like(z),
             v=torch.zeros_like(z),
         )
@@ -105,8 +98,3 @@ class Adam:
         milestones = torch.tensor(self.milestones, device=steps.device)
         passed = (steps.unsqueeze(1) >= milestones).sum(1)
         return self.lr * torch.full_like(steps, self.gamma, dtype=torch.float64) ** passed
-
-
-def _require(fine: bool, name: str, value: object, rule: str) -> None:
-    if not fine:
-        raise ConfigurationError(f"attack.optimizer.{name}={value}: {rule}")

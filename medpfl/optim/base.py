@@ -13,6 +13,7 @@ from typing import Protocol, Self, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
+from medpfl.errors import ConfigurationError
 from medpfl.optim.rows import RowTable
 from medpfl.types import Status
 
@@ -71,6 +72,25 @@ class RowState(RowTable):
         self.best_value = torch.where(better, value, self.best_value)
         self.best_z[better] = self.z[better]
         self.finish(~finite, NON_FINITE)
+
+
+def beginning(z: Tensor) -> dict[str, Tensor]:
+    """Return the fields of `RowState` for rows that start at `(B, D)` points."""
+    count = z.new_zeros(len(z), dtype=torch.int64)
+    return {
+        "z": z.clone(),
+        "code": count.clone(),
+        "steps": count.clone(),
+        "evaluations": count.clone(),
+        "best_z": z.clone(),
+        "best_value": z.new_full((len(z),), torch.inf),
+    }
+
+
+def require(fine: bool, name: str, value: object, rule: str) -> None:
+    """Raise a `ConfigurationError` that names an optimiser's setting, where it is not fine."""
+    if not fine:
+        raise ConfigurationError(f"attack.optimizer.{name}={value}: {rule}")
 
 
 StateT = TypeVar("StateT", bound=RowState)

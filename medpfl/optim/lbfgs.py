@@ -13,8 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medpfl.errors import ConfigurationError
-from medpfl.optim.base import CONVERGED, OUT_OF_STEPS, STALLED, RowState
+from medpfl.optim.base import CONVERGED, OUT_OF_STEPS, STALLED, RowState, beginning, require
 from medpfl.optim.line_search import WolfeSearch
 from medpfl.optim.memory import PairMemory
 
@@ -104,16 +103,11 @@ class LBFGS:
             "check_every": check_every,
         }
         for name, value in counts.items():
-            if value < 1:
-                raise ConfigurationError(f"attack.optimizer.{name}={value}: must be at least 1")
-        if not lr > 0:
-            raise ConfigurationError(f"attack.optimizer.lr={lr}: must be positive")
-        if line_search not in (None, "strong_wolfe"):
-            raise ConfigurationError(
-                f"attack.optimizer.line_search={line_search}: choose null or strong_wolfe"
-            )
-        if on_stall not in ("stop", "reset"):
-            raise ConfigurationError(f"attack.optimizer.on_stall={on_stall}: choose stop or reset")
+            require(value >= 1, name, value, "must be at least 1")
+        require(lr > 0, "lr", lr, "must be positive")
+        known = line_search in (None, "strong_wolfe")
+        require(known, "line_search", line_search, "choose null or strong_wolfe")
+        require(on_stall in ("stop", "reset"), "on_stall", on_stall, "choose stop or reset")
         self.lr = lr
         self.max_steps = max_steps
         self.max_iter = max_iter
@@ -133,12 +127,7 @@ class LBFGS:
         count = z.new_zeros(rows, dtype=torch.int64)
         zero = z.new_zeros(rows)
         return LBFGSState(
-            z=z.clone(),
-            code=count.clone(),
-            steps=count.clone(),
-            evaluations=count.clone(),
-            best_z=z.clone(),
-            best_value=torch.full_like(zero, torch.inf),
+            **beginning(z),
             x=z.clone(),
             d=torch.zeros_like(z),
             t=zero.clone(),

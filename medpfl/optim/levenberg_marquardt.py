@@ -14,8 +14,16 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from medpfl.errors import ConfigurationError
-from medpfl.optim.base import CONVERGED, OUT_OF_STEPS, STALLED, Curvature, Product, RowState
+from medpfl.optim.base import (
+    CONVERGED,
+    OUT_OF_STEPS,
+    STALLED,
+    Curvature,
+    Product,
+    RowState,
+    beginning,
+    require,
+)
 from medpfl.optim.damped import Multiply, conjugate_gradients, factorised
 
 # H of a row takes 34 MB (CPU) and 1.2 GB (GPU) in float64 there. Conjugate gradients are faster a
@@ -84,14 +92,12 @@ class LevenbergMarquardt:
         objective_below: float | None = None,
         tolerance_change: float = 1e-6,
     ) -> None:
-        _require(max_steps >= 1, "max_steps", max_steps, "must be at least 1")
-        _require(damping > 0, "damping", damping, "must be positive")
-        _require(solver in ("auto", "dense", "cg"), "solver", solver, "choose auto, dense or cg")
-        _require(cg_steps >= 1, "cg_steps", cg_steps, "must be at least 1")
-        _require(0 < cg_tolerance < 1, "cg_tolerance", cg_tolerance, "must be above 0 and below 1")
-        _require(
-            tolerance_change >= 0, "tolerance_change", tolerance_change, "must not be negative"
-        )
+        require(max_steps >= 1, "max_steps", max_steps, "must be at least 1")
+        require(damping > 0, "damping", damping, "must be positive")
+        require(solver in ("auto", "dense", "cg"), "solver", solver, "choose auto, dense or cg")
+        require(cg_steps >= 1, "cg_steps", cg_steps, "must be at least 1")
+        require(0 < cg_tolerance < 1, "cg_tolerance", cg_tolerance, "must be above 0 and below 1")
+        require(tolerance_change >= 0, "tolerance_change", tolerance_change, "must not be negative")
         self.max_steps = max_steps
         self.damping = damping
         self.solver = solver
@@ -118,15 +124,9 @@ class LevenbergMarquardt:
         """Start rows at `(B, D)` points."""
         rows, unknowns = z.shape
         size = unknowns if self._is_dense(unknowns, z.device) else 0
-        count = z.new_zeros(rows, dtype=torch.int64)
         zero = z.new_zeros(rows)
         return LevenbergMarquardtState(
-            z=z.clone(),
-            code=count.clone(),
-            steps=count.clone(),
-            evaluations=count.clone(),
-            best_z=z.clone(),
-            best_value=torch.full_like(zero, torch.inf),
+            **beginning(z),
             x=z.clone(),
             f=torch.full_like(zero, torch.inf),
             g=torch.zeros_like(z),
@@ -223,8 +223,3 @@ def _matrices(hessians: Tensor) -> Multiply:
 
 def _products(product: Product) -> Multiply:
     return lambda vectors: product(vectors.unsqueeze(1)).squeeze(1)
-
-
-def _require(fine: bool, name: str, value: object, rule: str) -> None:
-    if not fine:
-        raise ConfigurationError(f"attack.optimizer.{name}={value}: {rule}")
