@@ -110,6 +110,12 @@ def test_attack_by_dataset_by_model(overrides):
     assert not OmegaConf.missing_keys(composed)
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_gradinv_is_not_bound_to_its_papers_network(model):
+    network = instantiate(config("attack=gradinv", f"model={model}").model)
+    assert type(network).__name__.lower() == model.replace("_", "")
+
+
 @pytest.mark.parametrize("noise", ["laplace", "gaussian", "medpfl_level"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attack_by_noise(attack, noise):

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medpfl.attacks.base import AttackContext
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.distances import Distance
+from medpfl.attacks.groups import GroupMatching
 from medpfl.attacks.labels import LabelStrategy
-from medpfl.attacks.matching import (
-    MatchingObjective,
-    Targets,
-    Unknowns,
-    flatten,
-    float_buffers,
-    rows_at_once,
-)
+from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns, rows_at_once
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.projection import ImageProjection, Projection
 from medpfl.attacks.stages import Key, Precision, Stage, check_curvature, fitted, stages_of, whole
 from medpfl.attacks.starts import Start
+from medpfl.attacks.victim_rows import Channels, VictimRows, hopeless, members_of
 from medpfl.errors import ConfigurationError
-from medpfl.models.structure import last_linear
 from medpfl.optim import Adam, BatchedOptimizer
 from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
 from medpfl.optim.feed import Feed, Renewed
 from medpfl.optim.projected import Projected
-from medpfl.optim.scheduler import Outcome, Row, Scheduler, Snapshot
-from medpfl.optim.shared_rows import SharedRows
-from medpfl.seeding import generator
-from medpfl.types import Observation, Reconstruction, Status, Trace
+from medpfl.optim.scheduler import CurvedObjective, Outcome, Row, Scheduler
+from medpfl.types import Observation, Reconstruction
 
 PartT = TypeVar("PartT")
 
@@ -64,6 +54,8 @@ class GradientMatching:
         restarts: independent starts a victim; the one with the lowest objective is handed in.
         restart_above: the next restart is made only where no objective so far is this low; not
             negative, or None to make all of them, side by side.
+        group_consistency: weight of the pull of a victim's restarts towards their mean, which makes
+            them one row; not negative, or None to keep them apart. See `GroupMatching`.
         rows: rows side by side; ``auto``: as many as memory takes, and on a CPU at most 64.
         memory_gb: what rows and their evaluation may take, in 10^9 bytes; positive, or None for
             half of a CPU's memory and what CUDA has free.
@@ -85,10 +77,11 @@ class GradientMatching:
         polish: BatchedOptimizer[Any] | None = None,
         priors: Mapping[str, Prior | None] | None = None,
         projections: Mapping[str, Projection | None] | None = None,
-        channels: Literal["free", "tied", "auto"] = "free",
+        channels: Channels = "free",
         pixels: Literal["free", "sigmoid"] = "free",
         restarts: int = 1,
         restart_above: float | None = None,
+        group_consistency: float | None = None,
         rows: int | Literal["auto"] = "auto",
         memory_gb: float | None = None,
         compile: Compiling = False,  # noqa: A002 - the name of the setting
@@ -110,6 +103,7 @@ class GradientMatching:
             raise ConfigurationError(
                 f"attack.restart_above={restart_above}: must not be negative, or null"
             )
+        _check_group(group_consistency, restarts, restart_above)
         if compile not in (True, False, "cudagraphs"):
             raise ConfigurationError(f"attack.compile={compile}: choose true, false or cudagraphs")
         self.name = name
@@ -140,6 +134,7 @@ class GradientMatching:
         self._boxed = pixels == "sigmoid"
         self._restarts = restarts
         self._restart_above = restart_above
+        self._group_consistency = group_consistency
         self._rows = rows
         self._memory_gb = memory_gb
         self._compiling: Compiling = compile
@@ -157,28 +152,79 @@ class GradientMatching:
     def reconstruct(
         self, observations: Iterable[Observation], context: AttackContext
     ) -> Iterator[Reconstruction]:
-        """See `Attack.reconstruct`; every restart of every victim is a row."""
+        """See `Attack.reconstruct`; every restart of every victim is a row, or every group is."""
         waiting = iter(observations)
         ahead = list(islice(waiting, 2))
         if not ahead:
             return
         first = ahead[0]
-        shared = all(o.payload is first.payload for o in ahead)
+        rows = self._victim_rows(ahead, context)
         unanswered: list[Reconstruction] = []
-        queue = Feed(self._queue(chain(ahead, waiting), shared, context, unanswered))
+        queue = Feed(self._queue(chain(ahead, waiting), rows, unanswered))
+        separated = self._separated(first, rows)
         ended: dict[str, list[Outcome[Key]]] = defaultdict(list)
-        for outcomes in self._ticks(first, queue, shared, context):
+        for outcomes in self._ticks(first, queue, rows, context):
             yield from _drain(unanswered)
             for outcome in map(whole, outcomes):
                 siblings = ended[outcome.key.observation.victim_id]
-                siblings.append(outcome)
+                siblings.extend(separated(outcome))
                 if self._is_done(siblings):
                     del ended[outcome.key.observation.victim_id]
-                    yield self._reconstruction(siblings)
+                    yield rows.reconstruction(siblings)
                 elif self._restart_above is not None:
                     again = replace(outcome.key, restart=len(siblings), before=None)
-                    queue.put(self._row(again, shared, context))
+                    queue.put(rows.row(again, self._stages[0].dtype))
         yield from _drain(unanswered)
+
+    def _victim_rows(self, ahead: Sequence[Observation], context: AttackContext) -> VictimRows:
+        return VictimRows(
+            start=self._start,
+            labels=self._labels,
+            channels=self._channels,
+            boxed=self._boxed,
+            members=1 if self._group_consistency is None else self._restarts,
+            shared=all(o.payload is ahead[0].payload for o in ahead),
+            seed=context.seed,
+            device=context.device,
+        )
+
+    def _queue(
+        self,
+        observations: Iterable[Observation],
+        rows: VictimRows,
+        unanswered: list[Reconstruction],
+    ) -> Iterator[Row[Key, Targets]]:
+        """Yield the rows of all victims; hopeless ones go straight to `unanswered`."""
+        dtype, last = self._stages[0].dtype, self._stages[-1].dtype
+        side_by_side = self._restarts if self._restart_above is None else 1
+        for observation in observations:
+            key = rows.key(observation)
+            status = hopeless(observation, last)
+            if status is not None:
+                unanswered.append(rows.untouched(key, status))
+                continue
+            row = rows.row(key, dtype)
+            yield row
+            for restart in range(rows.members, side_by_side, rows.members):
+                # Restarts share the victim's gradient.
+                yield rows.row(replace(key, restart=restart), dtype, row.target)
+
+    def _separated(
+        self, first: Observation, rows: VictimRows
+    ) -> Callable[[Outcome[Key]], list[Outcome[Key]]]:
+        """Return a function that says of an ended row how each of its restarts has ended."""
+        if rows.members == 1:
+            return lambda outcome: [outcome]
+        stage = self._stages[-1]
+        single = self._objective(stage, first, rows, chunk=1)
+
+        def separate(outcome: Outcome[Key]) -> list[Outcome[Key]]:
+            target = rows.target(outcome.key, stage.dtype)
+            points = outcome.z.to(rows.device, stage.dtype).chunk(rows.members)
+            values = [float(single(z.unsqueeze(0), target)[0]) for z in points]
+            return members_of(outcome, values)
+
+        return separate
 
     def _is_done(self, siblings: list[Outcome[Key]]) -> bool:
         """Say whether a victim needs no restart beyond those that have ended."""
@@ -192,207 +238,127 @@ class GradientMatching:
         self,
         first: Observation,
         queue: Iterator[Row[Key, Targets]],
-        shared: bool,
+        rows: VictimRows,
         context: AttackContext,
     ) -> Iterator[list[Outcome[Key]]]:
         """Run all stages: rows that end in one queue for the next."""
-        coarse, *polish = (self._scheduler(stage, first, context) for stage in self._stages)
+        coarse, *polish = (self._scheduler(stage, first, rows, context) for stage in self._stages)
         if not polish:
             return coarse.ticks(queue)
 
         def go_on(outcome: Outcome[Key]) -> Row[Key, Targets]:
             dtype = self._stages[-1].dtype
             key = replace(outcome.key, before=outcome)
-            target = self._target(key, shared, context.device, dtype)
-            return Row(key, outcome.z.to(context.device, dtype), target, outcome.seconds)
+            start = outcome.z.to(context.device, dtype)
+            return Row(key, start, rows.target(key, dtype), outcome.seconds)
 
         # A restart may come when the first stage has already ended.
         return polish[0].ticks(map(go_on, Renewed(lambda: coarse.run(queue))))
 
     def _scheduler(
-        self, stage: Stage, first: Observation, context: AttackContext
+        self, stage: Stage, first: Observation, rows: VictimRows, context: AttackContext
     ) -> Scheduler[Key, Targets]:
         # All stages hold rows at the same time.
         memory = memory_for_rows(context.device, self._memory_gb) // len(self._stages)
-        stage = fitted(stage, self._unknowns(first).count, context.device, memory)
-        capacity = self._capacity(stage, first, memory, context.device)
-        at_once = rows_at_once(first.payload, self._unknowns(first), memory=memory)
-        objective = MatchingObjective(
-            payload=first.payload,
-            unknowns=self._unknowns(first),
-            distance=self._distance,
-            dtype=stage.dtype,
-            chunk=min(at_once, capacity),
-            priors=self._priors,
+        stage = fitted(stage, rows.count(first), context.device, memory)
+        capacity = self._capacity(stage, first, rows, memory)
+        unknowns = rows.unknowns(first)
+        at_once = rows_at_once(first.payload, unknowns, memory=memory)
+        objective = self._objective(
+            stage,
+            first,
+            rows,
+            chunk=min(at_once, capacity * rows.members),
             compiling=self._compiling,
         )
         points = self._trace_points / len(self._stages)
         growth = (stage.optimizer.max_steps + 1) ** (1 / points) if points else None
         return Scheduler(
-            optimizer=self._projected(stage.optimizer, self._unknowns(first)),
-            objective=objective,
+            optimizer=self._projected(stage.optimizer, unknowns, rows.members),
+            objective=self._grouped(objective, unknowns, rows.members),
             capacity=capacity,
             snapshot_growth=growth,
             ticked=context.progress,
             profiler=context.profiler,
         )
 
-    def _capacity(self, stage: Stage, first: Observation, memory: int, device: torch.device) -> int:
+    def _objective(
+        self,
+        stage: Stage,
+        first: Observation,
+        rows: VictimRows,
+        *,
+        chunk: int,
+        compiling: Compiling = False,
+    ) -> MatchingObjective:
+        """Return the objective of single restarts."""
+        return MatchingObjective(
+            payload=first.payload,
+            unknowns=rows.unknowns(first),
+            distance=self._distance,
+            dtype=stage.dtype,
+            chunk=chunk,
+            priors=self._priors,
+            compiling=compiling,
+        )
+
+    def _grouped(
+        self, objective: MatchingObjective, unknowns: Unknowns, members: int
+    ) -> CurvedObjective[Targets]:
+        """Return the objective of rows: groups, where restarts are to be consistent."""
+        if self._group_consistency is None:
+            return objective
+        return GroupMatching(
+            objective=objective,
+            unknowns=unknowns,
+            members=members,
+            weight=self._group_consistency,
+        )
+
+    def _capacity(self, stage: Stage, first: Observation, rows: VictimRows, memory: int) -> int:
         """Return how many rows to keep side by side, all with victims as large as the first."""
         if self._rows != "auto" and self._memory_gb is None:
             return self._rows
         payload = first.payload
-        start = torch.empty(1, self._unknowns(first).count, dtype=stage.dtype, device="meta")
+        start = torch.empty(1, rows.count(first), dtype=stage.dtype, device="meta")
         # Every row is counted as if it had its network to itself: twice, once as it came.
         network = sum(t.numel() for t in (*payload.parameters.values(), *payload.buffers.values()))
         entries = start.numel() + 3 * network
         fit = rows_that_fit(
             memory=memory,
             bytes_a_row=bytes_of(stage.optimizer.init(start)) + entries * start.element_size(),
-            device=device,
+            device=rows.device,
         )
         return fit if self._rows == "auto" else min(fit, self._rows)
 
     def _projected(
-        self, optimizer: BatchedOptimizer[Any], unknowns: Unknowns
+        self, optimizer: BatchedOptimizer[Any], unknowns: Unknowns, members: int
     ) -> BatchedOptimizer[Any]:
         """Return the optimiser, with the projections after each of its steps."""
         if isinstance(optimizer, Adam) and self._projections:
-            return Projected(optimizer, ImageProjection(self._projections, unknowns))
+            return Projected(optimizer, ImageProjection(self._projections, unknowns, members))
         return optimizer
 
-    def _unknowns(self, observation: Observation) -> Unknowns:
-        if observation.num_examples is None:
-            raise ValueError("the number of examples is withheld: call ThreatModel.require first")
-        weight, _ = last_linear(observation.payload.model)
-        classes = len(observation.payload.parameters[weight])
-        spec = observation.spec
-        tied = self._channels == "tied" or (self._channels == "auto" and spec.greyscale)
-        return Unknowns(
-            spec,
-            observation.num_examples,
-            classes,
-            self._labels.joint,
-            tied=tied and spec.shape[0] > 1,
-            boxed=self._boxed,
+
+def _check_group(weight: float | None, restarts: int, restart_above: float | None) -> None:
+    if weight is None:
+        return
+    setting = f"attack.group_consistency={weight}"
+    if not weight >= 0:
+        raise ConfigurationError(f"{setting}: must not be negative, or null")
+    if restarts < 2:
+        raise ConfigurationError(
+            f"{setting}: one restart has no others to agree with. Use attack.restarts=2 or more"
         )
-
-    def _queue(
-        self,
-        observations: Iterable[Observation],
-        shared: bool,
-        context: AttackContext,
-        unanswered: list[Reconstruction],
-    ) -> Iterator[Row[Key, Targets]]:
-        """Yield the rows of all victims; hopeless ones go straight to `unanswered`."""
-        side_by_side = self._restarts if self._restart_above is None else 1
-        for observation in observations:
-            first = Key(observation, 0, self._labels.labels(observation))
-            hopeless = self._hopeless(observation)
-            if hopeless is not None:
-                start = self._first_point(first, context.seed)
-                unanswered.append(self._without_attack(first, start, hopeless))
-                continue
-            row = self._row(first, shared, context)
-            yield row
-            for restart in range(1, side_by_side):
-                # Restarts share the victim's gradient.
-                yield self._row(replace(first, restart=restart), shared, context, row.target)
-
-    def _row(
-        self, key: Key, shared: bool, context: AttackContext, target: Targets | None = None
-    ) -> Row[Key, Targets]:
-        """Return a row at its start; its seconds count: a closed form is part of the attack."""
-        began = time.perf_counter()
-        start = self._first_point(key, context.seed)
-        seconds = time.perf_counter() - began
-        dtype = self._stages[0].dtype
-        if target is None:
-            target = self._target(key, shared, context.device, dtype)
-        return Row(key, start.to(context.device, dtype), target, seconds)
-
-    def _first_point(self, key: Key, seed: int) -> Tensor:
-        unknowns = self._unknowns(key.observation)
-        stream = generator(seed, "start", key.observation.victim_id, key.restart)
-        images = self._start(key.observation, unknowns.image_shape, stream)
-        return unknowns.pack(images, torch.randn(unknowns.label_shape, generator=stream))
-
-    def _target(self, key: Key, shared: bool, device: torch.device, dtype: torch.dtype) -> Targets:
-        observation, labels = key.observation, key.labels
-        unknowns = self._unknowns(observation)
-        classes = unknowns.classes
-        probabilities = (
-            torch.full(unknowns.label_shape, 1 / classes)
-            if labels is None
-            else nn.functional.one_hot(labels, classes)
-        )
-        payload = observation.payload
-        parameters, buffers = ({}, {}) if shared else (payload.parameters, float_buffers(payload))
-        return Targets(
-            gradient=SharedRows(flatten(observation.tensors).to(device, dtype)),
-            labels=probabilities.to(device, dtype).unsqueeze(0),
-            parameters=flatten(parameters).to(device, dtype).unsqueeze(0),
-            buffers=flatten(buffers).to(device, dtype).unsqueeze(0),
-        )
-
-    def _hopeless(self, observation: Observation) -> Status | None:
-        """Return why nothing can match an update whose squared norm is zero or not finite.
-
-        Both are judged in the attacker's last precision.
-        """
-        dtype = self._stages[-1].dtype
-        squares = [t.to(dtype).square().sum() for t in observation.tensors.values()]
-        norm = float(torch.stack(squares).sum())
-        if not math.isfinite(norm):
-            return Status.NON_FINITE
-        return Status.NO_GRADIENT if norm < torch.finfo(dtype).tiny else None
-
-    def _without_attack(self, key: Key, start: Tensor, status: Status) -> Reconstruction:
-        """Hand in the start: nothing was sent that could tell one image from another."""
-        outcome = Outcome(key, start, math.nan, status, 0, 0, 0.0, ())
-        return self._reconstruction([outcome])
-
-    def _reconstruction(self, outcomes: list[Outcome[Key]]) -> Reconstruction:
-        best = min(outcomes, key=lambda o: (math.isnan(o.objective), o.objective))
-        observation = best.key.observation
-        unknowns = self._unknowns(observation)
-        images, scores = unknowns.unpack(best.z)
-        labels = best.key.labels if scores is None else scores.argmax(1)
-        if labels is None:
-            raise ValueError("labels are neither known nor optimised")
-        return Reconstruction(
-            victim_id=observation.victim_id,
-            inputs=_pixels(observation, images),
-            labels=labels.cpu(),
-            objective=best.objective,
-            status=best.status,
-            steps=best.steps,
-            evaluations=sum(o.evaluations for o in outcomes),
-            seconds=sum(o.seconds for o in outcomes),
-            trace=_trace(best, unknowns),
+    if restart_above is not None:
+        raise ConfigurationError(
+            f"{setting}: restarts that pull on each other run side by side, not one after another. "
+            "Use attack.restart_above=null"
         )
 
 
 def _given(parts: Mapping[str, PartT | None] | None) -> tuple[PartT, ...]:
     return tuple(part for part in (parts or {}).values() if part is not None)
-
-
-def _pixels(observation: Observation, inputs_norm: Tensor) -> Tensor:
-    return observation.spec.denormalise(inputs_norm.float()).clamp(0, 1)
-
-
-def _trace(outcome: Outcome[Key], unknowns: Unknowns) -> Trace | None:
-    if not outcome.snapshots:
-        return None
-    # The last point of a trace is the one handed in.
-    handed_in = Snapshot(outcome.steps, outcome.objective, outcome.z)
-    points = [*outcome.snapshots, handed_in]
-    images = [unknowns.unpack(s.z)[0] for s in points]
-    return Trace(
-        steps=torch.tensor([s.step for s in points]),
-        objective=torch.tensor([s.objective for s in points], dtype=torch.float64),
-        inputs=torch.stack([_pixels(outcome.key.observation, i) for i in images]),
-    )
 
 
 def _drain(items: list[Reconstruction]) -> Iterator[Reconstruction]:

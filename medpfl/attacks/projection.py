@@ -41,20 +41,24 @@ class ImageProjection:
 
     Args:
         projections: applied one after another.
-        unknowns: how a row's vector is read.
+        unknowns: how a vector is read.
+        members: vectors in a row, one after another.
     """
 
     projections: tuple[Projection, ...]
     unknowns: Unknowns
+    members: int = 1
 
     def __call__(self, z: Tensor, steps: Tensor) -> Tensor:
         """Return the points `(B, D)` of rows that have taken `(B,)` steps, projected."""
         shape = self.unknowns.image_shape
         count = torch.Size(shape).numel()
-        images = z[:, :count].reshape(-1, *shape)
+        vectors = z.reshape(len(z) * self.members, -1)
+        steps = steps.repeat_interleave(self.members)
+        images = vectors[:, :count].reshape(-1, *shape)
         for projection in self.projections:
             images = projection(images, steps, self.unknowns.spec)
-        return torch.cat([images.flatten(1), z[:, count:]], dim=1)
+        return torch.cat([images.flatten(1), vectors[:, count:]], dim=1).reshape(z.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

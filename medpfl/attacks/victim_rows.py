@@ -1,0 +1,194 @@
+"""Victims as rows of an optimisation, and rows that have ended as reconstructions."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from medpfl.attacks.labels import LabelStrategy
+from medpfl.attacks.matching import Targets, Unknowns, flatten, float_buffers
+from medpfl.attacks.stages import Key
+from medpfl.attacks.starts import Start
+from medpfl.models.structure import last_linear
+from medpfl.optim.scheduler import Outcome, Row, Snapshot
+from medpfl.optim.shared_rows import SharedRows
+from medpfl.seeding import generator
+from medpfl.types import Observation, Reconstruction, Status, Trace
+
+Channels = Literal["free", "tied", "auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimRows:
+    """What a row is: where it starts, what it must match, what is handed in where it ends.
+
+    Args:
+        start: draws the first dummy.
+        labels: how the labels are known.
+        channels: whether a pixel's channels are one unknown; see `GradientMatching`.
+        boxed: whether pixels are sigmoids of the unknowns.
+        members: restarts that a row holds; more than one where they are a group.
+        shared: whether all rows share one network.
+        seed: the run's.
+        device: where rows are evaluated.
+    """
+
+    start: Start
+    labels: LabelStrategy
+    channels: Channels
+    boxed: bool
+    members: int
+    shared: bool
+    seed: int
+    device: torch.device
+
+    def unknowns(self, observation: Observation) -> Unknowns:
+        """Return how the vector of a member is read."""
+        if observation.num_examples is None:
+            raise ValueError("the number of examples is withheld: call ThreatModel.require first")
+        weight, _ = last_linear(observation.payload.model)
+        classes = len(observation.payload.parameters[weight])
+        spec = observation.spec
+        tied = self.channels == "tied" or (self.channels == "auto" and spec.greyscale)
+        return Unknowns(
+            spec,
+            observation.num_examples,
+            classes,
+            self.labels.joint,
+            tied=tied and spec.shape[0] > 1,
+            boxed=self.boxed,
+        )
+
+    def count(self, observation: Observation) -> int:
+        """Return the number of a row's unknowns."""
+        return self.members * self.unknowns(observation).count
+
+    def key(self, observation: Observation) -> Key:
+        """Return the name of a victim's first restart."""
+        return Key(observation, 0, self.labels.labels(observation))
+
+    def row(self, key: Key, dtype: torch.dtype, target: Targets | None = None) -> Row[Key, Targets]:
+        """Return a row at its start; its seconds count: a closed form is part of the attack.
+
+        Args:
+            key: names it; of a group, its first member.
+            dtype: the precision.
+            target: where that of another restart serves, too.
+        """
+        began = time.perf_counter()
+        restarts = range(key.restart, key.restart + self.members)
+        start = torch.cat([self._first_point(replace(key, restart=r)) for r in restarts])
+        seconds = time.perf_counter() - began
+        target = self.target(key, dtype) if target is None else target
+        return Row(key, start.to(self.device, dtype), target, seconds)
+
+    def target(self, key: Key, dtype: torch.dtype) -> Targets:
+        """Return what a row must match."""
+        observation, labels = key.observation, key.labels
+        unknowns = self.unknowns(observation)
+        classes = unknowns.classes
+        probabilities = (
+            torch.full(unknowns.label_shape, 1 / classes)
+            if labels is None
+            else nn.functional.one_hot(labels, classes)
+        )
+        payload = observation.payload
+        own = ({}, {}) if self.shared else (payload.parameters, float_buffers(payload))
+        parameters, buffers = (flatten(tensors).to(self.device, dtype) for tensors in own)
+        return Targets(
+            gradient=SharedRows(flatten(observation.tensors).to(self.device, dtype)),
+            labels=probabilities.to(self.device, dtype).unsqueeze(0),
+            parameters=parameters.unsqueeze(0),
+            buffers=buffers.unsqueeze(0),
+        )
+
+    def untouched(self, key: Key, status: Status) -> Reconstruction:
+        """Hand in the start: nothing was sent that could tell one image from another."""
+        start = self._first_point(key)
+        return self.reconstruction([Outcome(key, start, math.nan, status, 0, 0, 0.0, ())])
+
+    def reconstruction(self, outcomes: Sequence[Outcome[Key]]) -> Reconstruction:
+        """Hand in the restart of lowest objective; work is that of all of them."""
+        best = min(outcomes, key=lambda o: (math.isnan(o.objective), o.objective))
+        observation = best.key.observation
+        unknowns = self.unknowns(observation)
+        images, scores = unknowns.unpack(best.z)
+        labels = best.key.labels if scores is None else scores.argmax(1)
+        if labels is None:
+            raise ValueError("labels are neither known nor optimised")
+        return Reconstruction(
+            victim_id=observation.victim_id,
+            inputs=_pixels(observation, images),
+            labels=labels.cpu(),
+            objective=best.objective,
+            status=best.status,
+            steps=best.steps,
+            evaluations=sum(o.evaluations for o in outcomes),
+            seconds=sum(o.seconds for o in outcomes),
+            trace=_trace(best, unknowns),
+        )
+
+    def _first_point(self, key: Key) -> Tensor:
+        unknowns = self.unknowns(key.observation)
+        stream = generator(self.seed, "start", key.observation.victim_id, key.restart)
+        images = self.start(key.observation, unknowns.image_shape, stream)
+        return unknowns.pack(images, torch.randn(unknowns.label_shape, generator=stream))
+
+
+def hopeless(observation: Observation, dtype: torch.dtype) -> Status | None:
+    """Return why nothing can match an update whose squared norm is zero or not finite, in dtype."""
+    squares = [t.to(dtype).square().sum() for t in observation.tensors.values()]
+    norm = float(torch.stack(squares).sum())
+    if not math.isfinite(norm):
+        return Status.NON_FINITE
+    return Status.NO_GRADIENT if norm < torch.finfo(dtype).tiny else None
+
+
+def members_of(outcome: Outcome[Key], values: Sequence[float]) -> list[Outcome[Key]]:
+    """Return how each member of a group ended, as if it had been a restart by itself.
+
+    Args:
+        outcome: of the group.
+        values: the members' own objectives, at the group's best point.
+    """
+    count = len(values)
+    points = [s.z.chunk(count) for s in outcome.snapshots]
+    return [
+        replace(
+            outcome,
+            key=replace(outcome.key, restart=outcome.key.restart + member),
+            z=z,
+            objective=value,
+            evaluations=outcome.evaluations + 1,  # its own objective is one more
+            seconds=outcome.seconds / count,
+            snapshots=tuple(
+                Snapshot(s.step, s.objective, point[member])
+                for s, point in zip(outcome.snapshots, points, strict=True)
+            ),
+        )
+        for member, (z, value) in enumerate(zip(outcome.z.chunk(count), values, strict=True))
+    ]
+
+
+def _pixels(observation: Observation, inputs_norm: Tensor) -> Tensor:
+    return observation.spec.denormalise(inputs_norm.float()).clamp(0, 1)
+
+
+def _trace(outcome: Outcome[Key], unknowns: Unknowns) -> Trace | None:
+    if not outcome.snapshots:
+        return None
+    # The last point of a trace is the one handed in.
+    handed_in = Snapshot(outcome.steps, outcome.objective, outcome.z)
+    points = [*outcome.snapshots, handed_in]
+    images = [unknowns.unpack(s.z)[0] for s in points]
+    return Trace(
+        steps=torch.tensor([s.step for s in points]),
+        objective=torch.tensor([s.objective for s in points], dtype=torch.float64),
+        inputs=torch.stack([_pixels(outcome.key.observation, i) for i in images]),
+    )
