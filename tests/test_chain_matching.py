@@ -14,8 +14,6 @@ from medpfl.attacks.priors import Prior, TotalVariation
 from medpfl.attacks.row_convolution import (
     RowConvolution,
     TransposedConvolution,
-    correlate,
-    kernel_gradient,
 )
 from medpfl.types import ServerPayload
 
@@ -61,22 +59,37 @@ def problem(request: pytest.FixtureRequest) -> Problem:
     return Problem(*request.param)
 
 
+def convolve(problem: Problem, kernel: Tensor) -> Tensor:
+    convolution = problem.convolution
+    strips = convolution.strips(problem.pictures.detach())
+    return convolution((strips, convolution.lines(kernel.detach())))
+
+
 def test_each_row_has_its_own_kernel(problem: Problem) -> None:
-    found = problem.convolution(problem.pictures.detach(), problem.kernel.detach())
+    found = convolve(problem, problem.kernel)
     torch.testing.assert_close(found, problem.output.detach())
     assert problem.convolution.output(problem.size) == found.shape[2:]
 
 
 def test_a_shared_kernel_is_the_same_kernel_for_each(problem: Problem) -> None:
-    pictures, kernel = problem.pictures.detach(), problem.kernel[0].detach()
-    windows = problem.convolution.windows(pictures)
-    own = correlate(windows, kernel.expand(ROWS, -1, -1, -1, -1))
-    torch.testing.assert_close(problem.convolution(pictures, kernel), own)
+    kernel = problem.kernel[0]
+    own = convolve(problem, kernel.expand(ROWS, -1, -1, -1, -1))
+    torch.testing.assert_close(convolve(problem, kernel), own)
+
+
+def test_terms_add_up(problem: Problem) -> None:
+    convolution = problem.convolution
+    strips = convolution.strips(problem.pictures.detach())
+    own = convolution.lines(problem.kernel.detach())
+    shared = convolution.lines(problem.kernel[0].detach())
+    both = convolution((strips, own), (strips, shared))
+    wanted = convolution((strips, own)) + convolution((strips, shared))
+    torch.testing.assert_close(both, wanted)
 
 
 def test_kernel_gradients(problem: Problem) -> None:
-    windows = problem.convolution.windows(problem.pictures.detach())
-    found = kernel_gradient(windows, problem.gradient, ROWS, problem.side)
+    strips = problem.convolution.strips(problem.pictures.detach())
+    found = problem.convolution.kernel_gradient(strips, problem.gradient, ROWS)
     torch.testing.assert_close(found, problem.torch_gradient(problem.kernel))
 
 
@@ -88,10 +101,10 @@ def test_the_transpose_carries_gradients_back(problem: Problem) -> None:
         device=torch.device("cpu"),
     )
     kernel = problem.kernel.detach()
-    found = transposed((problem.gradient, transposed.phases(kernel)))
+    found = transposed((problem.gradient, transposed.lines(kernel)))
     torch.testing.assert_close(found, problem.torch_gradient(problem.pictures))
-    shared = transposed.phases(kernel[0])
-    both = transposed((problem.gradient, shared), (problem.gradient, transposed.phases(kernel)))
+    shared = transposed.lines(kernel[0])
+    both = transposed((problem.gradient, shared), (problem.gradient, transposed.lines(kernel)))
     first = slice(0, PICTURES)
     torch.testing.assert_close(both[first], 2 * found[first])
 

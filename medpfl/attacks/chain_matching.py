@@ -11,21 +11,19 @@ R-operator: Pearlmutter 1994). Below, such derivatives are called turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vjp, vmap
 
-from medpfl.attacks.distances import Distance
+from medpfl.attacks.distances import Differentiated, Distance
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.row_convolution import (
     RowConvolution,
     TransposedConvolution,
     bias_gradient,
-    correlate,
-    kernel_gradient,
     plus_bias,
 )
 from medpfl.models.sigmoid_cnn import SigmoidCNN
@@ -56,7 +54,7 @@ class ChainMatching:
     ) -> None:
         self._shapes = [p.shape for p in model.parameters()]
         self._unknowns = unknowns
-        self._distance = distance
+        self._slope = vmap(_slope_of(distance))
         self._priors = priors
         self._convolutions: list[tuple[RowConvolution, TransposedConvolution]] = []
         height, width = unknowns.image_shape[-2:]
@@ -96,7 +94,7 @@ class ChainMatching:
         ]
         network = _Network(layers, *head, rows=len(z))
         dummy = network.gradient(images, probabilities)
-        along, value = vmap(grad_and_value(self._distance))(dummy, self._tensors(observed))
+        along, value = self._slope(dummy, self._tensors(observed))
         turns = network.turns(_pairs(along))
         (gradient,) = pull((*turns, torch.ones_like(penalty)))
         return gradient, value + penalty
@@ -140,7 +138,7 @@ class _Network:
             images: `(B, N, C, H, W)`.
             probabilities: `(B, N, K)` of the labels.
         """
-        signal = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        signal = images.flatten(0, 1)
         for layer in self._layers:
             signal = layer.forward(signal)
         self._features = self._by_image(signal)
@@ -204,47 +202,49 @@ class _Layer:
     ) -> None:
         self._convolution = convolution
         self._transposed = transposed
-        self._kernel = kernel
-        self._phases = transposed.phases(kernel)
+        self._lines = convolution.lines(kernel)
+        self._transposed_lines = transposed.lines(kernel)
         self._bias = bias
         self._rows = rows
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return a `(R, O, H', W')` for `(R, C, H, W)`."""
-        self._windows = self._convolution.windows(pictures)
-        if self._kernel.ndim == 5:
-            before = correlate(self._windows, self._kernel)
-        else:
-            before = self._convolution(pictures, self._kernel)
+        self._strips = self._convolution.strips(pictures)
+        before = self._convolution((self._strips, self._lines))
         self._output = plus_bias(before, self._bias).sigmoid_()
-        self._slope = self._output - self._output.square()
+        self._slope = torch.addcmul(self._output, self._output, self._output, value=-1)
         return self._output
 
     def backward(self, above: Tensor) -> list[Tensor]:
         """Take the loss's gradient by a; return those by kernel and bias."""
         self._delta = self._slope * above
-        kernel = kernel_gradient(self._windows, self._delta, self._rows, self._convolution.side)
+        kernel = self._convolution.kernel_gradient(self._strips, self._delta, self._rows)
         return [kernel, bias_gradient(self._delta, self._rows)]
 
     def below(self) -> Tensor:
         """Return the loss's gradient by the pictures."""
-        return self._transposed((self._delta, self._phases))
+        return self._transposed((self._delta, self._transposed_lines))
 
     def turned_forward(self, kernel: Tensor, bias: Tensor, below: Tensor | None = None) -> Tensor:
         """Return the turn of a for those of the kernels, biases and pictures (None: zero)."""
-        before = plus_bias(correlate(self._windows, kernel), bias)
+        terms = [(self._strips, self._convolution.lines(kernel))]
         if below is not None:
-            before += self._convolution(below, self._kernel)
+            terms.append((self._convolution.strips(below), self._lines))
+        before = plus_bias(self._convolution(*terms), bias)
         turn = self._slope * before
         # Times delta: what the turn of the slope adds to that of delta.
-        self._bend = before.mul_(1 - 2 * self._output)
+        self._bend = before.addcmul_(before, self._output, value=-2)
         return turn
 
     def turned_backward(self, kernel: Tensor, above: Tensor) -> Tensor:
         """Return the turn of `below` for those of the kernels and of the gradient by a."""
         delta = torch.addcmul(self._slope * above, self._delta, self._bend)
-        phases = self._transposed.phases(kernel)
-        return self._transposed((delta, self._phases), (self._delta, phases))
+        lines = self._transposed.lines(kernel)
+        return self._transposed((delta, self._transposed_lines), (self._delta, lines))
+
+
+def _slope_of(distance: Distance) -> Callable[..., tuple[list[Tensor], Tensor]]:
+    return distance.slope if isinstance(distance, Differentiated) else grad_and_value(distance)
 
 
 def _read(module: nn.Conv2d) -> RowConvolution:
