@@ -248,10 +248,16 @@ class _Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **named)
         if not func.is_view:
             self.bytes += sum(t.nbytes for t in _tensors((args, named, result)))
-        count = flop_registry.get(func.overloadpacket)
+        count = flop_registry.get(_out_of_place(func.overloadpacket))
         if count is not None:
             self.flops += int(count(*args, **named, out_val=result))
         return result
+
+
+def _out_of_place(operation: Any) -> Any:
+    """Return the operation that one in place stands for: torch lists the arithmetic of that."""
+    name = operation.__name__
+    return getattr(torch.ops.aten, name[:-1], operation) if name.endswith("_") else operation
 
 
 def _tensors(tree: object) -> Iterator[Tensor]:

@@ -66,6 +66,14 @@ def test_the_work_of_an_evaluation_is_counted() -> None:
     assert profile.peak_bytes > 1e7
 
 
+def test_work_in_place_is_counted_too() -> None:
+    profiler = RunProfiler(device=CPU)
+    a, b, total = torch.ones(2, 5, 3), torch.ones(2, 3, 4), torch.ones(2, 5, 4)
+    with profiler.evaluation(torch.ones(1, 1)):
+        total.baddbmm_(a, b).add_(1)
+    assert profiler.profile().flops == 2 * 2 * 5 * 3 * 4
+
+
 def test_a_profiled_run_leaves_its_profile(tmp_path: Path) -> None:
     small = ("n_images=2", "attack=dlg", "attack.optimizer.max_steps=2", "attack.trace_points=2")
     run(config(*small, "profile=true"), tmp_path / "run")
