@@ -317,3 +317,12 @@ def test_targets_are_repeated_by_reference() -> None:
     assert isinstance(targets.gradient, RowTable)
     rows = repeated(targets).gradient[0:MEMBERS]
     assert rows.stride(0) == 0
+
+
+def test_a_trace_shows_the_member_that_is_handed_in() -> None:
+    settings = {"projections": None, "optimizer": Adam(lr=1e-3, max_steps=12)}
+    (found,) = reconstruct(attack_of(group_consistency=1e-6, **settings), 1)
+    assert found.trace is not None
+    steps = (found.trace.inputs[1:] - found.trace.inputs[:-1]).abs().flatten(1).mean(1)
+    assert float(steps.max()) < 0.02  # no jump from one member to another
+    assert found.trace.objective.tolist() == pytest.approx([found.objective] * 6, rel=0.5)

@@ -168,7 +168,8 @@ def members_of(outcome: Outcome[Key], values: Sequence[float]) -> list[Outcome[K
             evaluations=outcome.evaluations + 1,  # its own objective is one more
             seconds=outcome.seconds / count,
             snapshots=tuple(
-                Snapshot(s.step, s.objective, point[member])
+                # Of single members nothing is known on the way: the mean stands for each.
+                Snapshot(s.step, s.objective / count, point[member])
                 for s, point in zip(outcome.snapshots, points, strict=True)
             ),
         )
