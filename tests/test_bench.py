@@ -223,3 +223,13 @@ def test_how_many_times_the_seconds_of_medpfl():
     assert times(2.0, 50.0, 100.0) == "25x"
     assert times(2.0, math.inf, 50.0) == "at least 25x"
     assert times(math.inf, 50.0, 50.0) == "medpfl solved none"
+
+
+def test_one_evaluation_plain_and_batched(capsys):
+    assert bench.main(["evaluation", "--rows", "2", "--turns", "2"]) == 0
+    rows = table(capsys.readouterr().out)
+    assert [row["attack"] for row in rows] == ["dlg", "idlg", "cpl"]
+    for row in rows:
+        assert float(row["objectives agree to"]) < 1e-4
+        assert float(row["plain, ms"]) > 0
+        assert float(row["batched, ms a row"]) > 0

@@ -9,13 +9,14 @@ from types import ModuleType
 
 import torch
 
-from medpfl.bench import against_breaching, breaching_side, gpu, loop, success
+from medpfl.bench import against_breaching, breaching_side, evaluation, gpu, loop, success
 from medpfl.bench.machine import show_note
 from medpfl.errors import MedpflError
 from medpfl.report.console import error
 
 PARTS: dict[str, ModuleType] = {
     "loop": loop,
+    "evaluation": evaluation,
     "breaching": against_breaching,
     "success": success,
     "gpu": gpu,
