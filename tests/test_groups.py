@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from medpfl.attacks.labels import Joint, Known
 from medpfl.attacks.matching import MatchingObjective, Targets
 from medpfl.attacks.priors import OutOfRange, TotalVariation
 from medpfl.attacks.projection import Box, ImageProjection, MedianFilter
+from medpfl.attacks.stages import Key
 from medpfl.attacks.starts import Normal
 from medpfl.attacks.victim_rows import VictimRows
 from medpfl.errors import ConfigurationError
 from medpfl.optim import LBFGS, Adam, LevenbergMarquardt
 from medpfl.optim.rows import RowTable
+from medpfl.optim.scheduler import Outcome
 from medpfl.types import DataSpec, Observation, Reconstruction
 
 SPEC = DataSpec(shape=(1, 8, 8), num_classes=3, mean=(0.4,), std=(0.3,))
@@ -214,40 +217,54 @@ def test_with_no_weight_members_are_restarts(spec: DataSpec) -> None:
         assert b.trace.inputs.shape[1:] == b.inputs.shape
 
 
+def members_reconstructed(**changes: object) -> tuple[Reconstruction, list[Outcome[Key]]]:
+    """Return what is handed in for one victim, and how each of its restarts ended."""
+    attack = attack_of(projections=None, **changes)
+    ended: list[Outcome[Key]] = []
+    separated = attack._separated
+
+    def watched(*arguments: object) -> Callable[[Outcome[Key]], list[Outcome[Key]]]:
+        separate = separated(*arguments)  # type: ignore[arg-type]
+
+        def separate_and_keep(outcome: Outcome[Key]) -> list[Outcome[Key]]:
+            members = separate(outcome)
+            ended.extend(members)
+            return members
+
+        return separate_and_keep
+
+    attack._separated = watched  # type: ignore[method-assign]
+    (found,) = reconstruct(attack, 1)
+    assert [o.key.restart for o in ended] == list(range(MEMBERS))
+    return found, ended
+
+
 def test_consistency_brings_restarts_together() -> None:
-    settings = {"projections": None, "optimizer": Adam(lr=0.05, max_steps=60)}
     spread = []
     for weight in (0.0, 10.0):
-        attack = attack_of(group_consistency=weight, **settings)
-        z: list[Tensor] = []
-        keep = attack._separated
-
-        def separated(first, rows, keep=keep, z=z):
-            inner = keep(first, rows)
-
-            def separate(outcome):
-                z.append(outcome.z)
-                return inner(outcome)
-
-            return separate
-
-        attack._separated = separated  # type: ignore[method-assign]
-        reconstruct(attack, 1)
-        members = z[0].reshape(MEMBERS, -1)
-        spread.append(float((members - members.mean(0)).square().mean()))
+        _, members = members_reconstructed(
+            group_consistency=weight, optimizer=Adam(lr=0.05, max_steps=60)
+        )
+        z = torch.stack([member.z for member in members])
+        spread.append(float((z - z.mean(0)).square().mean()))
     assert spread[1] < 0.05 * spread[0]
 
 
 def test_the_member_of_lowest_objective_is_handed_in() -> None:
-    attack = attack_of(group_consistency=0.01)
-    (found,) = reconstruct(attack, 1)
-    rows = rows_of()
-    seen = seen_of()
-    single = attack._objective(attack._stages[-1], seen, rows, chunk=1)
-    target = rows.target(rows.key(seen), torch.float64)
-    z = SPEC.normalise(found.inputs.double()).reshape(1, -1)
-    # The objective on record is the image's own: nothing of the consistency is in it.
-    assert float(single(z, target)[0]) == pytest.approx(found.objective, rel=1e-3)
+    found, members = members_reconstructed(group_consistency=1e-6)
+    objectives = [member.objective for member in members]
+    assert len(set(objectives)) == MEMBERS
+    best = min(members, key=lambda member: member.objective)
+    assert found.objective == best.objective
+    pixels = SPEC.denormalise(best.z.reshape(found.inputs.shape)).clamp(0, 1)
+    torch.testing.assert_close(found.inputs, pixels.float())
+    # Each objective is the member's own: nothing of the consistency is in it.
+    seen, rows = seen_of(), rows_of()
+    attack = attack_of()
+    single = attack._objective(attack._stages[-1], seen, rows, chunk=MEMBERS)
+    targets = repeated(rows.target(rows.key(seen), torch.float64))
+    values, _ = single(torch.stack([member.z for member in members]), targets)
+    assert values.tolist() == pytest.approx(objectives, rel=1e-9)
 
 
 @pytest.mark.parametrize("network", ["shared", "own"])

@@ -4,7 +4,7 @@ Pictures `(R, C, H, W)` are those of B rows, R / B each. A kernel of side k is `
 `(B, O, C, k, k)` where every row has its own.
 
 Both directions are sums of matrix products, one a line of the kernel. What a line sees while the
-kernel moves down is a view of the picture, so that pictures are not copied k * k times.
+kernel moves down is a view: pictures are copied k times, as strips, and not k * k times.
 """
 
 from __future__ import annotations
