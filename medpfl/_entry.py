@@ -28,7 +28,7 @@ def enter(command: str) -> None:
     """
     for name in ("stdout", "stderr"):  # missing where they were closed before Python began
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     debugging = os.environ.get(WITH_TRACEBACK) == "1"
     try:
         with leaving_at_once():

@@ -10,6 +10,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 _MOST_BYTES = 1_000_000
 _MOST_ENTRIES = 100_000
+_MOST_LEVELS = 50
 _PLAIN_TAGS = frozenset(str(tag) for tag in yaml.SafeLoader.yaml_constructors if tag is not None)
 
 
@@ -33,7 +34,11 @@ def compose_file(path: Path) -> Node | None:
         root: Node | None = yaml.compose(_decoded(content), Loader=yaml.SafeLoader)
         if root is not None:
             _count(root, {})
-            for node in _all_nodes(root):
+            for node, level in _all_nodes(root):
+                if level > _MOST_LEVELS:
+                    raise YamlError(
+                        f"line {line_of(node)}: nested deeper than {_MOST_LEVELS} levels"
+                    )
                 _check_tag(node)
                 if isinstance(node, MappingNode):
                     _check_keys(node)
@@ -57,7 +62,7 @@ def read_file(path: Path) -> object:
     if root is None:
         return None
     try:
-        return yaml.SafeLoader("").construct_document(root)  # type: ignore[no-untyped-call]
+        return yaml.SafeLoader("").construct_document(root)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise YamlError(" ".join(str(error).split())) from error
 
@@ -107,22 +112,23 @@ def _count(node: Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _all_nodes(root: Node) -> Iterator[Node]:
+def _all_nodes(root: Node) -> Iterator[tuple[Node, int]]:
+    """Yield every node once, with the number of nodes around it."""
     seen: set[int] = set()
-    waiting = [root]
+    waiting = [(root, 0)]
     while waiting:
-        node = waiting.pop()
+        node, level = waiting.pop()
         if id(node) not in seen:
             seen.add(id(node))
-            yield node
-            waiting.extend(_children(node))
+            yield node, level
+            waiting.extend((child, level + 1) for child in _children(node))
 
 
 def _check_tag(node: Node) -> None:
     if node.tag not in _PLAIN_TAGS:
         shown = node.tag.replace("tag:yaml.org,2002:", "!!")
         raise YamlError(
-            f"line {line_of(node)}: the tag {shown} asks for an object: only plain values can be set"
+            f"line {line_of(node)}: the tag {shown} asks for an object: give plain values"
         )
 
 

@@ -1,4 +1,4 @@
-"""The door of the command line: light, so that Ctrl-C is handled before anything slow is imported."""
+"""The door of the command line: light, so that Ctrl-C is handled before slow imports."""
 
 from __future__ import annotations
 

@@ -84,8 +84,7 @@ def _choices(override: Override) -> Iterator[object]:
     if not override.is_sweep_override():
         yield override.value()
     elif not isinstance(override.value(), Glob):
-        for text in override.sweep_string_iterator():
-            yield text
+        yield from override.sweep_string_iterator()
 
 
 def _search_path(overrides: Sequence[Override]) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from medpfl._yaml import YamlError, compose_file, line_of
 from medpfl.errors import ConfigurationError
 
 
-class CheckedSource(FileConfigSource):  # type: ignore[misc]
+class CheckedSource(FileConfigSource):
     """Hydra's own reader of configurations in a folder, for files that can be broken."""
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -59,9 +59,7 @@ def _check_root(root: Node | None) -> None:
     if root is None:
         raise YamlError("holds no settings. An empty mapping is written {}")
     if not isinstance(root, MappingNode):
-        raise YamlError(
-            f"line {line_of(root)}: settings are written name: value, this is something else"
-        )
+        raise YamlError(f"line {line_of(root)}: settings are written as name: value")
     for key, value in root.value:
         if key.value == "defaults":
             _check_defaults(value)

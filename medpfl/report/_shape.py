@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 _SHOWN = 40
+_MOST_LEVELS = 50
 _LONGEST = 1e11  # seconds: what is longer, or infinite, or not a number, was not measured
 
 
@@ -79,6 +80,22 @@ def check_shape(tree: object, shape: Mapping[str, Kind]) -> None:
             value, above = value.get(key), f"{above}.{key}" if above else key
         if value is not None and not kind.fits(value):
             raise ValueError(f"{name} must be {kind.words}, is {_shown(value)}")
+
+
+def check_depth(tree: object) -> None:
+    """Refuse plain values that are nested deeper than anything reads them.
+
+    Raises:
+        ValueError: they are.
+    """
+    waiting = [(tree, 0)]
+    while waiting:
+        value, level = waiting.pop()
+        if level > _MOST_LEVELS:
+            raise ValueError(f"it is nested deeper than {_MOST_LEVELS} levels")
+        inner = list(value.values()) if isinstance(value, dict) else value
+        if isinstance(inner, list):
+            waiting.extend((item, level + 1) for item in inner)
 
 
 def at(tree: object, name: str) -> object:

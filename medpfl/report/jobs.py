@@ -11,13 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from medpfl.report._shape import MAP, NUMBER, PLAIN_MAP, SECONDS, TEXT, TEXTS, check_shape
+from medpfl.report._shape import (
+    MAP,
+    NUMBER,
+    PLAIN_MAP,
+    SECONDS,
+    TEXT,
+    TEXTS,
+    check_depth,
+    check_shape,
+)
 from medpfl.report.notes import Notes, notes_in, overrides_of_job, read_notes
 
 COMPLETE, FAILED, MISSING, UNREADABLE = "complete", "failed", "missing", "unreadable"
@@ -117,6 +126,7 @@ def read_record(folder: Path) -> Row:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deep to be read") from error
+    check_depth(record)
     check_shape(record, _SHAPE)
     if not isinstance(record, dict) or record.get("status") is None:
         raise ValueError("it has no status")
@@ -201,7 +211,7 @@ def without_values(hydra: object) -> list[str]:
         hydra: Hydra's own configuration, as plain values.
     """
     try:
-        swept = [override for override in _parsed(notes_in({"hydra": hydra}))]
+        swept = list(_parsed(notes_in({"hydra": hydra})))
     except (ValueError, HydraException):
         return []
     swept = [override for override in swept if override.is_sweep_override()]
@@ -223,12 +233,12 @@ def _planned(notes: Notes) -> list[list[str]]:
 
 def _parsed(notes: Notes) -> list[Override]:
     told = [f"{key}={value}" for key, value in notes.swept.items()] + [*notes.overrides]
-    return cast(list[Override], OverridesParser.create().parse_overrides(told))
+    return OverridesParser.create().parse_overrides(told)
 
 
 def _values(override: Override) -> Iterator[str]:
     if override.is_sweep_override():
-        return cast(Iterator[str], override.sweep_string_iterator())
+        return override.sweep_string_iterator()
     return iter([override.get_value_element_as_str()])
 
 

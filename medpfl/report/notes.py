@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medpfl._yaml import read_file
-from medpfl.report._shape import MAPS, PLAIN_MAP, TEXT, TEXT_MAP, TEXTS, at, check_shape
+from medpfl.report._shape import MAPS, PLAIN_MAP, TEXT, TEXTS, at, check_shape
 
 _SHAPE = {
     "hydra.overrides.hydra": TEXTS,

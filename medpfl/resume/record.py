@@ -1,4 +1,4 @@
-"""The record of a run that stopped: can this medpfl go on from it?"""
+"""The record of a run that stopped, and whether this medpfl can go on from it."""
 
 from __future__ import annotations
 
