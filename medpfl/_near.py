@@ -6,7 +6,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean <name>?`` for the known name nearest to this one, or a full stop."""
+def did_you_mean(name: str, known: Iterable[str], *, below: str = "") -> str:
+    """Return ``; did you mean <name>?`` for the known name nearest to this one, or a full stop.
+
+    Args:
+        name: what was asked for.
+        known: what there is.
+        below: what stands in front of all of these.
+    """
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else "."
+    return f"; did you mean {below}{near[0]}?" if near else "."

@@ -17,10 +17,12 @@ from helpers import CONF, config
 
 from medpfl import cli, runner
 from medpfl.federated import FedSGDClient
-from medpfl.resume import Request, resume_run
+from medpfl.resume import Request
+from medpfl.resume.run import resume_run
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["medpfl.cli"])
+# What a command imports at once, and what it imports when nothing is wrong with it.
+FORKS.set_forkserver_preload(["medpfl.command.main", "medpfl.resume.job"])
 
 TINY = (
     "device=cpu",

@@ -51,8 +51,7 @@ def _unknown(fault: OmegaConfBaseException) -> str:
         above = full.rpartition(".")[0]
         return f"{full}: {above} is a single value, there is no setting below it"
     names = [str(name) for name in parent if not (str(name) == "hydra" or str(name)[:1] == "_")]
-    prefix = full.removesuffix(key)
-    hint = did_you_mean(f"{prefix}{key}", [f"{prefix}{name}" for name in names])
+    hint = did_you_mean(key, names, below=full.removesuffix(key))
     return f"{full}: no such setting{hint} Choose from {', '.join(names[:_LISTED])}"
 
 
