@@ -30,7 +30,7 @@ def refused(done: Finished) -> str:
     assert done.code == MISTAKE, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    assert done.stderr.startswith("medpfl: error: ")
+    assert done.stderr.startswith("medpfl: error:")
     assert done.stderr.count("medpfl: error:") == 1
     return re.sub(r"\s+", " ", done.stderr)
 
