@@ -76,8 +76,8 @@ def tell(fault: Exception) -> int:
 def _in_words(fault: Exception) -> tuple[int, str]:
     if isinstance(fault, MedpflError):
         return MISTAKE, str(fault)
-    lost = _lost_output()
-    if isinstance(fault, BrokenPipeError):
+    lost = _lost_output() if isinstance(fault, OSError) and fault.filename is None else None
+    if isinstance(lost, BrokenPipeError):
         return CLOSED, "standard output was closed before everything was written"
     if lost is not None:
         return FAILED, f"cannot write to standard output: {lost.strerror or lost}"
@@ -104,6 +104,7 @@ def _flushed(end: SystemExit) -> str | int | None:
 def _lost_output() -> OSError | None:
     """Return why standard output takes nothing any more, and turn it off; None where it does."""
     try:
+        sys.stdout.write("\n")  # what could not be written before is gone, and its error with it
         sys.stdout.flush()
     except OSError as fault:
         with suppress(OSError, ValueError):  # Python flushes once more as it ends

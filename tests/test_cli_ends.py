@@ -29,6 +29,7 @@ def process(
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
+        cwd=path,
         env={**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
