@@ -53,7 +53,8 @@ def leaving_at_once() -> Iterator[None]:
 
     Only for moments in which there is nothing to put away.
     """
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # by whoever started us
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, _leave)

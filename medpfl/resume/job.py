@@ -16,7 +16,13 @@ from medpfl.report.run_file import RunFile
 from medpfl.report.run_folder import unwritable
 from medpfl.resume.launch import never_began
 from medpfl.resume.parts import check_parts
-from medpfl.resume.record import check_resumable, finished_images, open_record, say_complete
+from medpfl.resume.record import (
+    check_resumable,
+    finished_images,
+    has_record,
+    open_record,
+    say_complete,
+)
 from medpfl.resume.run import continue_run
 from medpfl.runner import run
 
@@ -54,7 +60,7 @@ def continue_job(config: DictConfig, overrides: Sequence[str]) -> None:
 
 def _left_by_the_job(folder: Path) -> Row | None:
     """Return the record of a job that began; the one that a sweep made in its place is removed."""
-    if not (folder / "run.json").exists():
+    if not has_record(folder):
         return None
     record = open_record(folder)
     if not never_began(record):

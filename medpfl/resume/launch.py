@@ -15,7 +15,13 @@ from medpfl.errors import ConfigurationError, MedpflError
 from medpfl.report.jobs import COMPLETE, Row, job_folders, plan_of, told_to
 from medpfl.report.notes import Notes
 from medpfl.report.run_folder import check_free
-from medpfl.resume.record import check_resumable, finished_images, open_notes, open_record
+from medpfl.resume.record import (
+    check_resumable,
+    finished_images,
+    has_record,
+    open_notes,
+    open_record,
+)
 from medpfl.resume.request import Request
 from medpfl.resume.settings import is_hydras, key_of, quoted
 
@@ -56,7 +62,7 @@ def sweep_arguments(request: Request, conf: Path) -> list[str]:
 
 def _check_job(folder: Path, config_dir: Path | None) -> None:
     """Refuse a job that cannot be continued, before any other is."""
-    if not (folder / "run.json").exists():
+    if not has_record(folder):
         _check_lost_record(folder)
         return
     record = open_record(folder)

@@ -14,6 +14,18 @@ from medpfl.resume.parts import check_parts
 from medpfl.resume.settings import command
 
 
+def has_record(folder: Path) -> bool:
+    """Tell whether a folder holds the ``run.json`` of a run.
+
+    Raises:
+        MedpflError: the folder is closed to us.
+    """
+    try:
+        return (folder / "run.json").exists()
+    except OSError as error:
+        raise _closed(folder / "run.json", error) from error
+
+
 def open_record(folder: Path) -> Row:
     """Read the ``run.json`` of a run that may have stopped anywhere.
 
@@ -26,10 +38,7 @@ def open_record(folder: Path) -> Row:
     except FileNotFoundError as error:
         raise MedpflError(_no_run(folder)) from error
     except OSError as error:
-        raise MedpflError(
-            f"Cannot read {path}: {error.strerror or error}. "
-            "Everything in the folder must be yours to read and to write."
-        ) from error
+        raise _closed(path, error) from error
     except ValueError as error:
         raise MedpflError(
             f"{path} is not a run's record ({error}): run the experiment again"
@@ -81,6 +90,13 @@ def say_complete(folder: Path) -> None:
     """Say that a run has nothing left."""
     make_console().print("\n  complete already: nothing is left to attack")
     paths({"folder": folder})
+
+
+def _closed(path: Path, error: OSError) -> MedpflError:
+    return MedpflError(
+        f"Cannot read {path}: {error.strerror or error}. "
+        "Everything in the folder must be yours to read and to write."
+    )
 
 
 def _no_run(folder: Path) -> str:
