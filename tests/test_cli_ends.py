@@ -29,7 +29,7 @@ def process(
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        cwd=path,
+        cwd=os.getcwd() if path == ROOT else path,
         env={**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
