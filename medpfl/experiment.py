@@ -13,6 +13,7 @@ from medpfl._settings import wrong_value
 from medpfl.attacks import Attack
 from medpfl.data import LoadedData
 from medpfl.defenses import Defense
+from medpfl.device import pick_device
 from medpfl.errors import ConfigurationError
 from medpfl.federated import Federation
 from medpfl.metrics import Scorer
@@ -97,30 +98,3 @@ def _try_forward(model: nn.Module, data: LoadedData, federation: Federation) -> 
             f"{federation.mode} mode ({fault}): choose another preprocess.size, "
             "federation.batch_size, federation.mode or model"
         ) from fault
-
-
-def pick_device(name: object) -> torch.device:
-    """Return the device that ``device=`` names; ``auto`` is CUDA where there is one.
-
-    Raises:
-        ConfigurationError: the name is unknown, or there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cpu":
-        return torch.device("cpu")
-    kind, _, number = str(name).partition(":")
-    if kind != "cuda" or not (number.isdecimal() or str(name) == "cuda"):
-        raise ConfigurationError(f"device={name}: choose auto, cpu, cuda or, of several, cuda:1")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0:
-        raise ConfigurationError(
-            f"device={name}: this machine has no CUDA device that torch can use. "
-            "Use device=cpu, or install a driver and a CUDA build of torch."
-        )
-    if int(number or 0) >= count:
-        raise ConfigurationError(
-            f"device={name}: this machine has {count} CUDA devices, counted from 0. "
-            f"Use cuda:{count - 1} or a lower number."
-        )
-    return torch.device(str(name))

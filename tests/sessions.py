@@ -17,10 +17,12 @@ from helpers import CONF, config
 
 from medpfl import cli, runner
 from medpfl.federated import FedSGDClient
-from medpfl.resume import Request, resume_run
+from medpfl.resume import Request
+from medpfl.resume.run import resume_run
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["medpfl.cli"])
+# What a command imports at once, and what it imports when nothing is wrong with it.
+FORKS.set_forkserver_preload(["medpfl.command.main", "medpfl.resume.job"])
 
 TINY = (
     "device=cpu",
@@ -74,6 +76,16 @@ def command(
     """Run ``medpfl`` with a command line; what it says goes to a file."""
     _prepare(output, log, stop)
     os.chdir(cwd)
+    sys.argv = ["medpfl", *arguments]
+    cli.main()
+
+
+def as_somebody(arguments: Sequence[str], cwd: Path) -> None:
+    """Run ``medpfl`` as a user who owns nothing; what it says goes to a file."""
+    _prepare(cwd / "said", cwd / "log", None)
+    os.setgid(65534)
+    os.setuid(65534)
+    os.chdir("/")
     sys.argv = ["medpfl", *arguments]
     cli.main()
 

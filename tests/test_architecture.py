@@ -93,6 +93,57 @@ def test_data_know_no_attack(name):
     assert not [m for m in reached(name) if m.startswith(above)]
 
 
+HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "scipy", "skimage", "numpy", "PIL"}
+# What a mistake on the command line needs: Hydra, and what is printed.
+LIGHT = ("medpfl.cli", "medpfl.command.main", "medpfl.callbacks", "medpfl.report.sweep")
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Return every module that importing a file imports, but for those inside functions."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = list(tree(path).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module)} | {f"{node.module}.{a.name}" for a in node.names}
+        elif not is_left_out(node):
+            waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def is_left_out(node: ast.AST) -> bool:
+    """Tell what does not run as a file is imported."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) == "TYPE_CHECKING"
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def heavy_reached(name: str) -> dict[str, str]:
+    """Return the heavy packages that importing a module imports, each with who does."""
+    seen, waiting, heavy = set(), [name], {}
+    while waiting:
+        here = waiting.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        for target in imported_at_once(PATHS[here]):
+            if target.split(".")[0] in HEAVY:
+                heavy[target] = here
+            waiting.extend(module for module in with_packages(target) if module in PATHS)
+    return heavy
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_the_command_line_imports_first_is_light(name):
+    assert heavy_reached(name) == {}
+
+
+def test_the_walk_would_find_a_heavy_import():
+    assert "torch" in heavy_reached("medpfl.runner")
+
+
 # Rules a file keeps or breaks: each yields the lines that break it, with what to do instead.
 
 
@@ -102,14 +153,18 @@ def prints(path: Path) -> Iterator[str]:
             yield f"{call.lineno}: print(): use medpfl.report.console"
 
 
+# Where a run or a command ends, whatever ended it.
+ENDS = ("runner.py", "_entry.py", "command/jobs.py", "command/main.py")
+
+
 def catches_everything(path: Path) -> Iterator[str]:
-    if path.name == "runner.py":
+    if path in [PACKAGE / end for end in ENDS]:
         return
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ExceptHandler):
             caught = {n.id for n in ast.walk(node.type or node) if isinstance(n, ast.Name)}
             if node.type is None or caught & {"Exception", "BaseException"}:
-                yield f"{node.lineno}: a broad except: that is the runner's alone"
+                yield f"{node.lineno}: a broad except: only where a run or a command ends"
 
 
 def asserts_input(path: Path) -> Iterator[str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medpfl.compare import compare, main, read_run
+from medpfl.compare import main
+from medpfl.compare.pairs import compare
+from medpfl.compare.runs import read_run
 from medpfl.errors import DataError
 from medpfl.metrics.bootstrap import bootstrap_mean
 from medpfl.metrics.paired import mcnemar_exact
@@ -122,3 +124,67 @@ def test_what_cannot_be_compared_is_an_error_for_people(
     (a / "metrics.csv").write_text("image_id\nx\n")
     with pytest.raises(DataError, match=r"cannot be read"):
         read_run(a)
+
+
+TABLE = "image_id,ssim,success\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("", "cannot be read: No columns to parse"),
+        ("image_id,ssim\nx,1.0\n", "cannot be read: Usecols do not match"),
+        (TABLE + "x,high,True\n", "metrics.csv, x: ssim=high is not a number"),
+        (TABLE + "x,,True\n", "metrics.csv, x: ssim=(nothing) is not a number"),
+        (TABLE + "x,nan,True\n", "metrics.csv, x: ssim=nan is not a number"),
+        (TABLE + "x,inf,True\n", "metrics.csv, x: ssim=inf is not a number"),
+        (TABLE + "x,0.9,\n", "metrics.csv, x: success=(nothing) is neither True nor False"),
+        (TABLE + "x,0.9,yes\n", "metrics.csv, x: success=yes is neither True nor False"),
+        (TABLE + "x,0.9,True\nx,0.9,True\n", "names an image twice"),
+        (TABLE + 'x,"0.9,True\n', "cannot be read"),
+        ("\x00\xff", "cannot be read"),
+        (TABLE, "no image in common"),
+    ],
+)
+def test_an_edited_table_is_told_in_one_message(tmp_path, capsys, table, told):
+    a, b = run(tmp_path / "a", {"x": 1.0}), run(tmp_path / "b", {"x": 1.0})
+    (b / "metrics.csv").write_bytes(table.encode("latin-1"))
+    assert told in refused(capsys, a, b)
+
+
+ODD = ("text", 7, [], [1], None, {"x": []}, True)
+
+
+@pytest.mark.parametrize("value", ODD, ids=str)
+@pytest.mark.parametrize("key", ["status", "config", "attack", "dataset", "defense", "preprocess"])
+def test_an_edited_record_is_compared_or_told_in_one_message(tmp_path, capsys, key, value):
+    a, b = run(tmp_path / "a", {"x": 1.0}), run(tmp_path / "b", {"x": 1.0})
+    record = json.loads((b / "run.json").read_text())
+    (record["config"] if key in record["config"] else record)[key] = value
+    (b / "run.json").write_text(json.dumps(record))
+    code: object = 0
+    try:
+        main([str(a), str(b)])
+    except SystemExit as ended:
+        code = ended.code
+    told = capsys.readouterr()
+    assert (code, told.err[:15]) in ((0, ""), (2, "medpfl: error: "))
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, "\x00", '"text"', "[]"])
+def test_a_record_of_another_kind(tmp_path, capsys, content):
+    a = run(tmp_path / "a", {"x": 1.0})
+    (a / "run.json").write_text(content)
+    assert "cannot be read" in refused(capsys, a, a)
+
+
+def refused(capsys: pytest.CaptureFixture[str], a: Path, b: Path) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a), str(b)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("medpfl: error: ")
+    assert error.count("medpfl: error: ") == 1
+    assert "Traceback" not in error
+    return " ".join(error.split())

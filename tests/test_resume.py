@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 from records import assert_same_end, finished, rewrite, run_json, table
 from sessions import TINY, Stop, session, start
 
-from medpfl import resume
+import medpfl
 from medpfl.errors import ConfigurationError, DataError, MedpflError
 from medpfl.report import _atomic, _strict_json
-from medpfl.resume import Request, resume_run
+from medpfl.resume import Request, run
+from medpfl.resume.run import resume_run
 
 
 def test_what_is_left_is_attacked_and_the_rest_kept(half, whole, tmp_path, capsys):
@@ -104,7 +105,7 @@ def test_the_same_values_in_other_words_are_fine(half, whole):
 
 def test_a_run_of_another_version_is_refused(half):
     rewrite(half, versions={"medpfl": "0.0.1"})
-    here = resume.run.__version__
+    here = medpfl.__version__
     told = rf"run with medpfl 0\.0\.1, and this is medpfl {here}.*Continue with medpfl 0\.0\.1"
     with pytest.raises(MedpflError, match=told):
         resume_run(Request(half), CONF)
@@ -164,7 +165,7 @@ def test_settings_are_taken_as_they_were_resolved(half, monkeypatch):
     odd = {"name": "a ${b} name", "least": _strict_json.spell(float("-inf"))}
     rewrite(half, config={**recorded, "odd": odd})
     seen = []
-    monkeypatch.setattr(resume.run, "carry_out", lambda config, record: seen.append(config))
+    monkeypatch.setattr(run, "carry_out", lambda config, record: seen.append(config))
     resume_run(Request(half), CONF)
     assert OmegaConf.to_container(seen[0], resolve=True) == {
         **recorded,

@@ -12,10 +12,11 @@ from helpers import CONF
 from records import finished, logged, rewrite, run_json, table
 from sessions import TINY, Stop, command, start
 
-from medpfl import resume
+from medpfl.command.arguments import read_arguments
 from medpfl.errors import ConfigurationError
 from medpfl.report import _atomic
 from medpfl.resume import Request, read_request
+from medpfl.resume.launch import sweep_arguments
 
 
 def medpfl(cwd: Path, *arguments: str, stop: Stop | None = None) -> tuple[int, str]:
@@ -101,7 +102,7 @@ def test_a_sweep_that_would_run_other_code_is_refused(tmp_path, notes, told):
     request = Request(tmp_path)
     assert request.is_sweep
     with pytest.raises(ConfigurationError, match=told):
-        resume.sweep_arguments(request, CONF)
+        sweep_arguments(request, CONF)
 
 
 def test_a_sweep_is_launched_as_it_was(tmp_path):
@@ -116,7 +117,7 @@ def test_a_sweep_is_launched_as_it_was(tmp_path):
     folder.mkdir()
     (folder / "multirun.yaml").write_text(json.dumps({"hydra": notes}))
     told = Request(folder, overrides=("seed=0,1",))
-    assert resume.sweep_arguments(told, CONF) == [
+    assert sweep_arguments(told, CONF) == [
         "--config-name=paper/table1",
         "--multirun",
         "hydra/launcher=joblib",
@@ -126,15 +127,22 @@ def test_a_sweep_is_launched_as_it_was(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("argument", ["--cfg", "--help", "resume=b", "resume="])
+def requested(*line):
+    return read_request(read_arguments(line))
+
+
+@pytest.mark.parametrize("argument", ["--cfg=job", "--help", "resume=b", "resume="])
 def test_a_request_is_for_one_thing(argument):
     with pytest.raises(ConfigurationError, match="resume="):
-        read_request(["resume=a", argument])
+        requested("resume=a", argument)
 
 
-def test_a_request_is_read(tmp_path):
-    assert read_request(["attack=dlg", "--cfg", "job"]) is None
-    assert read_request(["resume=a=b", "-m", "--config-dir", "c", "seed=1"]) == Request(
-        Path("a=b").resolve(), ("seed=1",), Path("c").resolve()
+def test_a_request_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a=b", "a", "c"):
+        (tmp_path / name).mkdir()
+    assert requested("attack=dlg", "--cfg", "job") is None
+    assert requested("resume=a=b", "-m", "--config-dir", "c", "seed=1") == Request(
+        tmp_path / "a=b", ("seed=1",), tmp_path / "c"
     )
-    assert read_request(["++resume=a"]) == Request(Path("a").resolve())
+    assert requested("++resume=a") == Request(tmp_path / "a")

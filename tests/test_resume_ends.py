@@ -13,7 +13,8 @@ from sessions import TINY
 from medpfl import runner
 from medpfl.errors import MedpflError
 from medpfl.report.record import RunRecord
-from medpfl.resume import Request, resume_run
+from medpfl.resume import Request
+from medpfl.resume.run import resume_run
 
 
 def fail_with(error: BaseException):

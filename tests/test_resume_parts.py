@@ -16,8 +16,9 @@ from records import finished, rewrite, run_json
 from medpfl.errors import ConfigurationError, MedpflError
 from medpfl.report import _atomic
 from medpfl.report.victim_file import load_victim, safe_name
-from medpfl.resume import Request, resume_run
+from medpfl.resume import Request
 from medpfl.resume.parts import check_parts, is_own
+from medpfl.resume.run import resume_run
 
 
 def test_every_configured_part_is_medpfls_own():

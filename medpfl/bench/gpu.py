@@ -18,7 +18,7 @@ from medpfl.bench.compiling import CompileWatch
 from medpfl.bench.machine import show_note, show_table
 from medpfl.bench.updates import attack_updates, compute_updates, dataset_overrides
 from medpfl.data.select import DEFAULT_IMAGES
-from medpfl.experiment import pick_device
+from medpfl.device import pick_device
 from medpfl.profiling import RunProfiler
 from medpfl.report.console import make_console
 from medpfl.report.tables import format_percent, format_seconds

@@ -7,19 +7,48 @@ needed, so a sweep that broke off can be read as well as one that ended.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
+
+from medpfl.report._shape import (
+    MAP,
+    NUMBER,
+    PLAIN_MAP,
+    SECONDS,
+    TEXT,
+    TEXTS,
+    check_depth,
+    check_shape,
+)
+from medpfl.report.notes import Notes, notes_in, overrides_of_job, read_notes
 
 COMPLETE, FAILED, MISSING, UNREADABLE = "complete", "failed", "missing", "unreadable"
 GROUPS = ("dataset", "model", "attack", "defense", "noise")
 FIRST = ("job", "status", "error", *GROUPS)
+
+_SHOWN_NUMBERS = (
+    "n asr asr_low asr_high asr_ceiling ssim_mean ssim_median mse_mean psnr_db_mean "
+    "label_accuracy seconds_per_image"
+)
+_SHAPE = {
+    "status": TEXT,
+    "error": PLAIN_MAP,
+    "config": MAP,
+    "overrides": TEXTS,
+    "versions": PLAIN_MAP,
+    "commit": TEXT,
+    "resumed": TEXTS,
+    "seconds": SECONDS,
+    "summary": MAP,
+    **{f"summary.{name}": NUMBER for name in _SHOWN_NUMBERS.split()},
+}
 
 Row = dict[str, Any]
 
@@ -49,10 +78,11 @@ def collect(sweep_dir: Path, *, failures: Mapping[int, str] | None = None) -> li
         groups, the overrides that vary, every number of the summary, and the job's folder relative
         to the sweep's. What is not known is None.
     """
-    plan = planned(_at(_yaml(sweep_dir / "multirun.yaml"), "hydra"))
-    folders = {int(p.name) for p in sweep_dir.iterdir() if p.is_dir() and p.name.isdecimal()}
+    notes = _notes(sweep_dir / "multirun.yaml")
+    plan = _planned(notes)
+    folders = {int(folder.name) for folder in job_folders(sweep_dir)}
     jobs = [
-        _read(sweep_dir, number, plan[number] if number < len(plan) else [])
+        _read(sweep_dir, number, plan[number] if number < len(plan) else [], notes)
         for number in sorted(folders | set(range(len(plan))))
     ]
     known = failures or {}
@@ -77,22 +107,34 @@ def varying_columns(rows: Sequence[Row]) -> list[str]:
     return [group for group in GROUPS if len({row[group] for row in rows} - {None}) > 1] + settings
 
 
+def job_folders(sweep_dir: Path) -> list[Path]:
+    """Return the folders of a sweep's jobs, in no order."""
+    # isdigit and isdecimal take digits of every script; Hydra writes these.
+    return [
+        p for p in sweep_dir.iterdir() if p.name.isascii() and p.name.isdecimal() and p.is_dir()
+    ]
+
+
 def read_record(folder: Path) -> Row:
     """Read a run's ``run.json``.
 
     Raises:
         OSError: there is none, or it cannot be read.
-        ValueError: it is not a run's record.
+        ValueError: it is not a run's record; the message says where.
     """
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or not isinstance(record.get("status"), str):
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deep to be read") from error
+    check_depth(record)
+    check_shape(record, _SHAPE)
+    if not isinstance(record, dict) or record.get("status") is None:
         raise ValueError("it has no status")
     return record
 
 
-def _read(sweep_dir: Path, number: int, plan: Sequence[str]) -> _Job:
+def _read(sweep_dir: Path, number: int, plan: Sequence[str], sweep: Notes) -> _Job:
     folder = sweep_dir / str(number)
-    told = _yaml(folder / ".hydra" / "overrides.yaml") or plan
     record: Row = {}
     try:
         record = read_record(folder)
@@ -103,14 +145,16 @@ def _read(sweep_dir: Path, number: int, plan: Sequence[str]) -> _Job:
     except (OSError, ValueError) as fault:
         status, error = UNREADABLE, f"run.json: {fault}"
     summary = record.get("summary") or {}
-    overrides = _split(told or record.get("overrides") or [])
+    overrides = _split(told_to(folder) or plan or record.get("overrides") or [])
     return _Job(
         number=number,
         overrides=overrides,
         # A job that never started would have made the sweep's choices, but for its own overrides.
-        choices=_choices(sweep_dir / "multirun.yaml")
-        | {group: overrides[group] for group in GROUPS if group in overrides}
-        | _choices(folder / ".hydra" / "hydra.yaml"),
+        choices={
+            **sweep.choices,
+            **{group: overrides[group] for group in GROUPS if group in overrides},
+            **_notes(folder / ".hydra" / "hydra.yaml").choices,
+        },
         status=status,
         error=error,
         measures={k: v for k, v in summary.items() if not isinstance(v, dict | list)},
@@ -126,15 +170,27 @@ def _row(job: _Job, keys: Sequence[str]) -> Row:
 
 def overrides_by_job(sweep_dir: Path) -> dict[int, dict[str, str]]:
     """Return what each job of a sweep was told, those that never started too, in job order."""
-    told = dict(enumerate(planned(_at(_yaml(sweep_dir / "multirun.yaml"), "hydra"))))
-    for folder in sweep_dir.iterdir():
-        if folder.is_dir() and folder.name.isdecimal():
-            own = _yaml(folder / ".hydra" / "overrides.yaml")
-            told[int(folder.name)] = own or told.get(int(folder.name), [])
+    told = dict(enumerate(plan_of(sweep_dir)))
+    for folder in job_folders(sweep_dir):
+        number = int(folder.name)
+        told[number] = [*told_to(folder)] or told.get(number, [])
     return {number: _split(told[number]) for number in sorted(told)}
 
 
-def planned(hydra: Any) -> list[list[str]]:
+def told_to(folder: Path) -> tuple[str, ...]:
+    """Return the overrides of one job as Hydra noted them; nothing where it did not."""
+    try:
+        return overrides_of_job(folder)
+    except (OSError, ValueError):
+        return ()
+
+
+def plan_of(sweep_dir: Path) -> list[list[str]]:
+    """Return what each job of a sweep is to be told, where that is known; see `planned`."""
+    return _planned(_notes(sweep_dir / "multirun.yaml"))
+
+
+def planned(hydra: object) -> list[list[str]]:
     """Return the overrides of all jobs that Hydra's basic sweeper is to launch, in its order.
 
     Nothing is known of sweeps by another sweeper, nor of those over ``glob``.
@@ -142,44 +198,56 @@ def planned(hydra: Any) -> list[list[str]]:
     Args:
         hydra: Hydra's own configuration, as plain values.
     """
-    if not str(_at(hydra, "sweeper", "_target_")).endswith(".BasicSweeper"):
-        return []
-    params = _at(hydra, "sweeper", "params") or {}
-    told = [f"{key}={value}" for key, value in params.items()]
-    told += _at(hydra, "overrides", "task") or []
-    axes: dict[str, list[str]] = {}
     try:
-        for override in OverridesParser.create().parse_overrides(told):
-            key = override.get_key_element()
-            values = (
-                override.sweep_string_iterator()
-                if override.is_sweep_override()
-                else [override.get_value_element_as_str()]
-            )
-            axes[key] = [f"{key}={value}" for value in values]
+        return _planned(notes_in({"hydra": hydra}))
+    except ValueError:
+        return []
+
+
+def without_values(hydra: object) -> list[str]:
+    """Return the settings of a sweep that has no jobs which may be why: those without a value.
+
+    Args:
+        hydra: Hydra's own configuration, as plain values.
+    """
+    try:
+        swept = list(_parsed(notes_in({"hydra": hydra})))
+    except (ValueError, HydraException):
+        return []
+    swept = [override for override in swept if override.is_sweep_override()]
+    empty = [o for o in swept if not isinstance(o.value(), Glob) and not list(_values(o))]
+    globs = [o for o in swept if isinstance(o.value(), Glob)]
+    return [str(override.input_line) for override in empty or globs]
+
+
+def _planned(notes: Notes) -> list[list[str]]:
+    if not notes.sweeper.endswith(".BasicSweeper"):
+        return []
+    try:
+        overrides = {override.get_key_element(): override for override in _parsed(notes)}
+        axes = [[f"{key}={value}" for value in _values(o)] for key, o in overrides.items()]
     except HydraException:
         return []
-    return [list(job) for job in product(*axes.values())]
+    return [list(job) for job in product(*axes)]
 
 
-def _yaml(path: Path) -> Any:
+def _parsed(notes: Notes) -> list[Override]:
+    told = [f"{key}={value}" for key, value in notes.swept.items()] + [*notes.overrides]
+    return OverridesParser.create().parse_overrides(told)
+
+
+def _values(override: Override) -> Iterator[str]:
+    if override.is_sweep_override():
+        return override.sweep_string_iterator()
+    return iter([override.get_value_element_as_str()])
+
+
+def _notes(path: Path) -> Notes:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return read_notes(path)
+    except (OSError, ValueError):
         # Hydra's notes are a help, not the record: without them less is known of the job.
-        return None
-
-
-def _choices(notes: Path) -> dict[str, str]:
-    """Return the chosen option of each config group."""
-    choices = _at(_yaml(notes), "hydra", "runtime", "choices")
-    return choices if isinstance(choices, dict) else {}
-
-
-def _at(tree: Any, *keys: str) -> Any:
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
+        return Notes()
 
 
 def _split(overrides: Sequence[str]) -> dict[str, str]:

@@ -43,8 +43,18 @@ class RunFile:
         overrides: Sequence[str],
         seed: int,
         device: str | None,
+        restored: bool = False,
     ) -> RunFile:
-        """Collect what is to be known of a run; `create` writes it."""
+        """Collect what is to be known of a run; `create` writes it.
+
+        Args:
+            path: the file.
+            config: the full configuration, resolved to plain values.
+            overrides: what the command line changed.
+            seed: the run's seed.
+            device: what the run computes on, in words; None until it is known.
+            restored: the file takes the place of one that was lost, beside finished images.
+        """
         return cls(
             path,
             {
@@ -56,6 +66,7 @@ class RunFile:
                 "versions": _provenance.versions(),
                 "commit": _provenance.commit(),
                 "started": _now(),
+                **({"restored": _now()} if restored else {}),
             },
         )
 
@@ -69,7 +80,7 @@ class RunFile:
         """
         kept = read_record(path.parent)
         facts = {key: value for key, value in kept.items() if key not in _OF_THE_END}
-        facts["resumed"] = [*kept.get("resumed", ()), _now()]
+        facts["resumed"] = [*(kept.get("resumed") or ()), _now()]
         return cls(path, facts, seconds=float(kept.get("seconds") or 0.0))
 
     def create(self) -> None:

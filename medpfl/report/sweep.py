@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -28,8 +28,10 @@ from medpfl.report.jobs import (
     FIRST,
     Row,
     collect,
+    job_folders,
     read_record,
     varying_columns,
+    without_values,
 )
 from medpfl.report.tables import (
     csv_table,
@@ -103,6 +105,8 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and print the report."""
+        if SweepReport._sweep_dir is not None and not job_folders(SweepReport._sweep_dir):
+            _refuse_nothing(OmegaConf.to_container(config.hydra, resolve=False))
         self.finish()
 
     @classmethod
@@ -181,6 +185,13 @@ def show(outcome: SweepOutcome, *, console: Console | None = None) -> None:
         if row["status"] != COMPLETE:
             out.print(Text(f"  job {row['job']} {_ended(row)}"), soft_wrap=True)
     paths({"table": outcome.results_md, "numbers": outcome.results_csv}, console=out)
+
+
+def _refuse_nothing(hydra: object) -> NoReturn:
+    """End a sweep that had no jobs: that nothing failed would be no news."""
+    why = " and ".join(without_values(hydra)) or "the settings of the sweep"
+    print_error(f"the sweep has no jobs: nothing matches {why}")
+    sys.exit(2)
 
 
 def _record_failure(folder: Path, failure: Exception, overrides: list[str]) -> None:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from medpfl.errors import ConfigurationError
 from medpfl.report import _strict_json
 from medpfl.report.jobs import Row
-from medpfl.resume.notes import is_hydras, key_of, quoted
+from medpfl.resume.settings import is_hydras, key_of, quoted
 
 _NOT_SET = "(not set)"
 _SHOWN = 12
@@ -40,7 +40,7 @@ def refuse_changes(
     hydras = [override for override in asked if is_hydras(override)]
     if hydras:
         raise ConfigurationError(f"resume= goes on in the run's own folder: leave out {hydras[0]}")
-    told = [*record.get("overrides", ()), *asked]
+    told = [*(record.get("overrides") or ()), *asked]
     try:
         composed = _compose(told, conf=conf, config_dir=config_dir, name=name)
     except (HydraException, OmegaConfBaseException) as error:

@@ -41,7 +41,7 @@ def is_own(target: str) -> bool:
         return False
     try:
         found = getattr(import_module(module), name, None)
-    except ImportError:
+    except (ImportError, ValueError):
         return False
     return inspect.isclass(found) and found.__module__.startswith("medpfl.")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from medpfl.command.arguments import Arguments
 from medpfl.errors import ConfigurationError
-from medpfl.resume.notes import key_of
+from medpfl.resume.settings import key_of
+
+_BESIDE = ("config-dir", "multirun")
 
 
 @dataclass(frozen=True)
@@ -31,29 +33,41 @@ class Request:
         return (self.folder / "multirun.yaml").is_file() and not (self.folder / "run.json").exists()
 
 
-def read_request(arguments: Sequence[str]) -> Request | None:
+def read_request(arguments: Arguments) -> Request | None:
     """Read the command line; None where it does not ask to resume anything.
 
     Raises:
-        ConfigurationError: it asks for something else at the same time.
+        ConfigurationError: it asks for something else at the same time, or for a folder that
+            cannot be opened.
     """
-    if not any(_is_resume(argument) for argument in arguments):
+    asked = [setting.partition("=")[2] for setting in arguments.settings if _is_resume(setting)]
+    if not asked:
         return None
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd")
-    parser.add_argument("--multirun", "-m", action="store_true")
-    parser.add_argument("settings", nargs="*")
-    given, unknown = parser.parse_known_intermixed_args(list(arguments))
-    if unknown:
-        raise ConfigurationError(f"resume= goes on as before: leave out {' '.join(unknown)}")
-    asked = [setting.partition("=")[2] for setting in given.settings if _is_resume(setting)]
+    others = [name for name in arguments.flags if name not in _BESIDE]
+    if others:
+        raise ConfigurationError(f"resume= goes on as before: leave out --{others[0]}")
     if len(asked) != 1 or not asked[0]:
         raise ConfigurationError("resume= takes one folder: that of a run or of a sweep")
     return Request(
-        folder=Path(asked[0]).expanduser().resolve(),
-        overrides=tuple(setting for setting in given.settings if not _is_resume(setting)),
-        config_dir=Path(given.config_dir).resolve() if given.config_dir else None,
+        folder=_opened(asked[0]),
+        overrides=tuple(setting for setting in arguments.settings if not _is_resume(setting)),
+        config_dir=arguments.config_dir,
     )
+
+
+def _opened(given: str) -> Path:
+    folder = os.path.realpath(os.path.expanduser(given))
+    try:
+        os.listdir(folder)
+        os.stat(os.path.join(folder, "."))
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"resume={given}: no such folder") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"resume={given}: {error.strerror or error}. Give a folder that is yours to read, to "
+            "search and to write"
+        ) from error
+    return Path(folder)
 
 
 def _is_resume(argument: str) -> bool:

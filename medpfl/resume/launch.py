@@ -10,26 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
 from medpfl.errors import ConfigurationError, MedpflError
-from medpfl.report.jobs import COMPLETE, Row
+from medpfl.report.jobs import COMPLETE, Row, job_folders, plan_of, told_to
+from medpfl.report.notes import Notes
 from medpfl.report.run_folder import check_free
-from medpfl.resume.notes import (
-    config_name,
-    hydra_notes,
-    is_hydras,
-    key_of,
-    overrides_in,
-    quoted,
+from medpfl.resume.record import (
+    check_resumable,
+    finished_images,
+    has_record,
+    open_notes,
+    open_record,
 )
-from medpfl.resume.parts import check_parts
 from medpfl.resume.request import Request
-from medpfl.resume.run import check_resumable, continue_run, open_record, say_complete
-from medpfl.runner import run
+from medpfl.resume.settings import is_hydras, key_of, quoted
 
 _OURS = ("hydra.mode", "hydra.run.dir", "hydra.sweep.dir")
 _TAKEN_OVER = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.", "hydra.verbose")
@@ -48,72 +42,50 @@ def sweep_arguments(request: Request, conf: Path) -> list[str]:
             settings are asked for than it was started with.
     """
     folder = request.folder
-    notes = hydra_notes(folder / "multirun.yaml")
-    told = overrides_in(notes)
-    _refuse_changes(told, request.overrides)
+    notes = open_notes(folder / "multirun.yaml")
+    _refuse_changes(notes.told, request.overrides)
     _check_source(notes, conf, request.config_dir, folder)
-    for job in sorted(path.parent for path in folder.glob("*/run.json")):
+    try:
+        jobs = sorted(job_folders(folder))
+    except OSError as error:
+        raise MedpflError(f"Cannot read {folder}: {error.strerror or error}") from error
+    for job in jobs:
         _check_job(job, request.config_dir)
     return [
-        f"--config-name={config_name(notes)}",
+        f"--config-name={notes.config_name}",
         *([f"--config-dir={request.config_dir}"] if request.config_dir else []),
         "--multirun",
-        *_harmless(told, folder),
+        *_harmless(notes.told, folder),
         f"hydra.sweep.dir={quoted(folder)}",
     ]
 
 
-def continue_job(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Run a job of a sweep that is launched again, as far as that is still to do.
-
-    Args:
-        config: the job's configuration; the recorded one counts where there is one.
-        overrides: what the job was told.
-
-    Raises:
-        MedpflError: as `medpfl.runner.run`; or the folder holds the run of another job.
-    """
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    own = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
-    config_dir = Path(own[0]) if own else None
-    if not (folder / "run.json").exists():
-        _start(config, folder, overrides, config_dir)
-        return
-    record = open_record(folder)
-    if _never_began(record):
-        (folder / "run.json").unlink()
-        _start(config, folder, overrides, config_dir)
-        return
-    if record.get("overrides") != list(overrides):
-        raise MedpflError(f"{folder} holds another job of the sweep: {record.get('overrides')}")
-    if record["status"] == COMPLETE:
-        say_complete(folder)
-        return
-    check_resumable(folder, record, config_dir)
-    continue_run(folder, record)
-
-
-def _start(
-    config: DictConfig, folder: Path, overrides: Sequence[str], config_dir: Path | None
-) -> None:
-    settings = OmegaConf.to_container(config, resolve=True)
-    check_parts(settings, source=str(folder.parent / "multirun.yaml"), config_dir=config_dir)
-    run(config, folder, overrides=overrides)
-
-
 def _check_job(folder: Path, config_dir: Path | None) -> None:
     """Refuse a job that cannot be continued, before any other is."""
+    if not has_record(folder):
+        _check_lost_record(folder)
+        return
     record = open_record(folder)
-    if not _never_began(record):
+    if not never_began(record):
         check_resumable(folder, record, config_dir)
     if record["status"] != COMPLETE:
         check_free(folder)
 
 
-def _never_began(record: Row) -> bool:
+def never_began(record: Row) -> bool:
     """Tell a record that the sweep left of a job that could not leave its own."""
-    return "config" not in record
+    return record.get("config") is None
+
+
+def _check_lost_record(folder: Path) -> None:
+    """Refuse finished images without a record where another job's notes lie beside them."""
+    told, plan, number = told_to(folder), plan_of(folder.parent), int(folder.name)
+    another = told and number < len(plan) and set(told) != set(plan[number])
+    if another and finished_images(folder):
+        raise MedpflError(
+            f"{folder} has lost its run.json, and its images are of another job: {' '.join(told)}. "
+            "Put the file back, or move the folder away: the job then starts anew"
+        )
 
 
 def _refuse_changes(told: Sequence[str], asked: Sequence[str]) -> None:
@@ -128,11 +100,9 @@ def _refuse_changes(told: Sequence[str], asked: Sequence[str]) -> None:
             )
 
 
-def _check_source(notes: dict[str, Any], conf: Path, config_dir: Path | None, folder: Path) -> None:
+def _check_source(notes: Notes, conf: Path, config_dir: Path | None, folder: Path) -> None:
     """Make sure that the jobs can be composed from the same configurations as before."""
-    sources = (notes.get("runtime") or {}).get("config_sources") or ()
-    found = {source.get("provider"): source.get("path") for source in sources}
-    main, own = found.get("main"), found.get("command-line")
+    main, own = notes.sources.get("main"), notes.sources.get("command-line")
     if main and Path(main).is_dir() and not Path(main).samefile(conf):
         raise ConfigurationError(
             f"{folder} was started with the configurations of {main}. {_one_by_one(folder)}"
@@ -142,7 +112,7 @@ def _check_source(notes: dict[str, Any], conf: Path, config_dir: Path | None, fo
             f"{folder} was started with --config-dir={own}: give it again beside resume=, if you "
             "trust what is there"
         )
-    name = config_name(notes)
+    name = notes.config_name
     bases = [base.resolve() for base in (conf, config_dir) if base is not None]
     files = [(base, (base / f"{name}.yaml").resolve()) for base in bases]
     if not any(file.is_relative_to(base) and file.is_file() for base, file in files):

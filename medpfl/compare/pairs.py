@@ -1,0 +1,68 @@
+"""Two runs on the images that both attacked: how often which was right, and by how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medpfl.compare.runs import Run
+from medpfl.errors import DataError
+from medpfl.metrics.bootstrap import bootstrap_mean
+from medpfl.metrics.paired import mcnemar_exact
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the images that both attacked.
+
+    Args:
+        n: images in common.
+        successes: of A and of B, among these.
+        only_a: images that A alone rebuilt.
+        only_b: images that B alone rebuilt.
+        p_value: exact McNemar test of equal success rates.
+        ssim: mean SSIM of A and of B.
+        ssim_difference: mean of A minus B.
+        ssim_interval: 95 % bootstrap interval of `ssim_difference`; NaN for fewer than 5 images.
+    """
+
+    n: int
+    successes: tuple[int, int]
+    only_a: int
+    only_b: int
+    p_value: float
+    ssim: tuple[float, float]
+    ssim_difference: float
+    ssim_interval: tuple[float, float]
+
+
+def compare(a: Run, b: Run) -> Comparison:
+    """Compare two runs on the images that both attacked.
+
+    Raises:
+        DataError: they attacked different datasets, or have no image in common.
+    """
+    if a.dataset != b.dataset:
+        raise DataError(
+            f"the runs attack different datasets, {a.dataset} and {b.dataset}: their images cannot "
+            "be paired"
+        )
+    common = a.scores.index.intersection(b.scores.index)
+    if len(common) == 0:
+        raise DataError(
+            f"the runs have no image in common: {len(a.scores)} in {a.folder}, {len(b.scores)} in "
+            f"{b.folder}. Attack the same images: same dataset, split, stride and n_images"
+        )
+    first, second = a.scores.loc[common], b.scores.loc[common]
+    hit_a, hit_b = first["success"], second["success"]
+    only_a, only_b = int((hit_a & ~hit_b).sum()), int((hit_b & ~hit_a).sum())
+    difference = [float(d) for d in first["ssim"] - second["ssim"]]
+    return Comparison(
+        n=len(common),
+        successes=(int(hit_a.sum()), int(hit_b.sum())),
+        only_a=only_a,
+        only_b=only_b,
+        p_value=mcnemar_exact(only_a, only_b),
+        ssim=(float(first["ssim"].mean()), float(second["ssim"].mean())),
+        ssim_difference=sum(difference) / len(difference),
+        ssim_interval=bootstrap_mean(difference),
+    )

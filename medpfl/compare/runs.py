@@ -1,0 +1,119 @@
+"""What a comparison reads of a run: files that somebody may have edited since."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medpfl.errors import DataError
+from medpfl.report.jobs import read_record
+
+_COLUMNS = ("image_id", "ssim", "success")
+_YES_OR_NO = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a comparison needs of a run.
+
+    Args:
+        folder: the run's folder.
+        label: attack, dataset and defense, in words.
+        dataset: the dataset's name.
+        preprocess: how pictures became examples.
+        status: how the run ended.
+        scores: ``metrics.csv``, one row an image, indexed by image id.
+    """
+
+    folder: Path
+    label: str
+    dataset: str
+    preprocess: object
+    status: str
+    scores: pd.DataFrame
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        DataError: it is not the folder of a run, or its files cannot be read.
+    """
+    try:
+        record = read_record(folder)
+        table = _scores(folder / "metrics.csv")
+    except FileNotFoundError as fault:
+        missing = Path(fault.filename).name
+        raise DataError(
+            f"{folder} is not the folder of a run: it has no {missing}. Give a folder such as "
+            "outputs/2025-01-31/10-00-00, or of a sweep the folder of one job"
+        ) from fault
+    except OSError as fault:
+        name = Path(fault.filename or "run.json").name
+        raise DataError(f"{folder}: {name} cannot be read: {fault.strerror or fault}") from fault
+    except (ValueError, OverflowError) as fault:
+        told = " ".join(str(fault).split())
+        raise DataError(f"{folder}: its run.json or metrics.csv cannot be read: {told}") from fault
+    config: dict[str, Any] = record.get("config") or {}
+    names = {part: _named(config, part, folder) for part in ("attack", "dataset")}
+    label = f"{names['attack']} on {names['dataset']}{_defended(config)}"
+    status = str(record["status"])
+    return Run(folder, label, names["dataset"], config.get("preprocess"), status, table)
+
+
+def _scores(path: Path) -> pd.DataFrame:
+    """Read the columns that are compared, and nothing else of a table of any size.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a column is missing, or holds something else; the message says where.
+    """
+    with path.open("rb"):  # so that an error has the file's name
+        pass
+    table = pd.read_csv(path, usecols=list(_COLUMNS), dtype=str, keep_default_na=False)
+    table.index = pd.Index(table.pop("image_id"), name="image_id")
+    if not table.index.is_unique:
+        raise ValueError("metrics.csv names an image twice, so nothing can be paired")
+    ssim = [_number(image, text) for image, text in table["ssim"].items()]
+    success = [_truth(image, text) for image, text in table["success"].items()]
+    return pd.DataFrame({"ssim": ssim, "success": success}, index=table.index)
+
+
+def _number(image: object, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"metrics.csv, {image}: ssim={text or '(nothing)'} is not a number")
+    return value
+
+
+def _truth(image: object, text: str) -> bool:
+    known = _YES_OR_NO.get(text.lower())  # a spreadsheet writes TRUE
+    if known is None:
+        raise ValueError(
+            f"metrics.csv, {image}: success={text or '(nothing)'} is neither True nor False"
+        )
+    return known
+
+
+def _named(config: dict[str, Any], part: str, folder: Path) -> str:
+    settings = config.get(part)
+    name = settings.get("name") if isinstance(settings, dict) else None
+    if not isinstance(name, str):
+        raise DataError(
+            f"{folder}: run.json does not say which {part} it is of (config.{part}.name)"
+        )
+    return name
+
+
+def _defended(config: dict[str, Any]) -> str:
+    defense = config.get("defense")
+    target = str(defense.get("_target_", "")) if isinstance(defense, dict) else ""
+    name = target.rpartition(".")[2]
+    return "" if name in ("", "NoDefense") else f", defended ({name})"
