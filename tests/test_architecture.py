@@ -103,13 +103,14 @@ def prints(path: Path) -> Iterator[str]:
 
 
 def catches_everything(path: Path) -> Iterator[str]:
-    if path.name == "runner.py":
+    # Decoders of pictures have no class of errors, and fail with any on damaged files.
+    if path.name == "runner.py" or path == PACKAGE / "data" / "images.py":
         return
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ExceptHandler):
             caught = {n.id for n in ast.walk(node.type or node) if isinstance(n, ast.Name)}
             if node.type is None or caught & {"Exception", "BaseException"}:
-                yield f"{node.lineno}: a broad except: that is the runner's alone"
+                yield f"{node.lineno}: a broad except, outside runner and decoder"
 
 
 def asserts_input(path: Path) -> Iterator[str]:
