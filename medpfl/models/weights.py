@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import socket
 import struct
 import sys
@@ -215,6 +216,10 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        # torch begins by advising to trust the file and run what is in it.
+        fault = re.search(r"WeightsUnpickler error: (.+)", str(error))
+        return fault[1] if fault else "it holds more than tensors, or is damaged"
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 
