@@ -245,3 +245,23 @@ def test_names_that_are_not_utf_8_become_text(tmp_path, ids):
         assert "rename one" in refusal(root)
     else:
         assert len(load(root, ids=ids, on_error="skip").images) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")
+def test_a_run_on_names_that_are_not_utf_8(command, tmp_path):
+    make(tmp_path / "odd", (f"{ODD}/{ODD}.png", f"{ODD}/x.png", "b/x.png"))
+    settings = ("device=cpu", "dataset=folder", "dataset.root=odd", "dataset.split=all")
+    small = ("preprocess.size=16", "attack=dlg", "attack.optimizer.max_steps=1")
+    done = command(*settings, *small, "hydra.run.dir=out")
+    assert done.code == 0, done.stderr
+    with (tmp_path / "out/metrics.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["image_id"] for row in csv.DictReader(file)] == [
+            "b/x",
+            "b%E9b%E9/b%E9b%E9",
+            "b%E9b%E9/x",
+        ]
+    (tmp_path / "odd" / ODD / f"{ODD}.png").write_bytes(b"")
+    done = command(*settings, *small, "hydra.run.dir=failing")
+    assert done.code == 2
+    assert "b%E9b%E9/b%E9b%E9.png" in done.stderr
+    assert "b%E9b%E9" in (tmp_path / "failing/run.json").read_text(encoding="utf-8")
