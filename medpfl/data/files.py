@@ -19,6 +19,10 @@ from medpfl.errors import ConfigurationError, DataError
 
 _NAMED_IN_MESSAGES = 10
 _CACHED_IMAGES = 128
+_REMEDIES = {
+    "raise": "replace the file, or leave it out with dataset.on_error=skip",
+    "skip": "it began like a picture, so dataset.on_error=skip kept it: replace or remove the file",
+}
 
 
 def checked_on_error(on_error: OnError) -> OnError:
@@ -122,7 +126,7 @@ class _Readers:
         self.now = lru_cache(maxsize=_CACHED_IMAGES)(self._read)
 
     def later(self, path: Path) -> Tensor:
-        """Read an image; a file that cannot be read is the first that the user hears of."""
+        """Read an image after the selection: the message must say by itself what to do."""
         try:
             return self.now(path)
         except DataError as error:
@@ -132,12 +136,6 @@ class _Readers:
     def _read(self, path: Path) -> Tensor:
         picture = read_image(path, self._preprocess.channels, name=self.titles[path])
         return self._preprocess(picture)
-
-
-_REMEDIES = {
-    "raise": "replace the file, or leave it out with dataset.on_error=skip",
-    "skip": "it began like a picture, so dataset.on_error=skip kept it: replace or remove the file",
-}
 
 
 def _readable_selection(
