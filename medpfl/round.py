@@ -76,7 +76,8 @@ class Round:
                     f"{names[0]} is on record, but "
                     f"{'not attacked any more' if group is None else 'another image or label now'}:"
                     " the data has changed since. Put it back as it was (and start medpfl in the "
-                    "same directory, where dataset.root is a relative path), or run anew."
+                    "same directory, where dataset.root is a relative path, and with the same "
+                    "salt, where ids are hashed), or run anew."
                 )
             self._on_record.add(group)
 

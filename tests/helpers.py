@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -30,6 +32,20 @@ FACTORIES: dict[str, NetworkFactory] = {
     "lenet": LeNet(init=DefaultInit()),
     "resnet18": ResNet18(init=DefaultInit()),
 }
+
+
+def sample_images(folder: str = "") -> Path:
+    """Return a folder of the sample images, or skip the test where it is not there.
+
+    A variable that is empty is one that is not set, as for the program.
+    """
+    root = os.environ.get("MEDPFL_DATA_ROOT")
+    if not root:
+        pytest.skip("MEDPFL_DATA_ROOT is not set: it names the folder of the sample images")
+    path = Path(root) / folder
+    if not path.is_dir():
+        pytest.skip(f"MEDPFL_DATA_ROOT has no folder {folder}")
+    return path
 
 
 def config(*overrides: str, with_hydra: bool = False) -> DictConfig:

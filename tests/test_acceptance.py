@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
-from helpers import config, experiment
+from helpers import config, experiment, sample_images
 
 from medpfl.metrics.success import is_zero_gradient
 from medpfl.round import Round
 from medpfl.runner import run
 
-ROOT = os.environ.get("MEDPFL_DATA_ROOT")
-pytestmark = [
-    pytest.mark.real_data,
-    pytest.mark.skipif(ROOT is None, reason="MEDPFL_DATA_ROOT is not set"),
-]
+pytestmark = pytest.mark.real_data
 
 # The images that the papers' strides visit among the samples, and those without a gradient.
 SILENT = {
@@ -31,9 +25,7 @@ SILENT = {
 
 def sample(dataset: str) -> list[str]:
     """Return the overrides that select what was measured before; skips where it is not there."""
-    folder = Path(str(ROOT)) / {"covid": "covid_640px"}.get(dataset, dataset)
-    if not folder.is_dir():
-        pytest.skip(f"MEDPFL_DATA_ROOT has no folder {folder.name}")
+    folder = sample_images({"covid": "covid_640px"}.get(dataset, dataset))
     return [f"dataset={dataset}", f"dataset.root={folder}", "dataset.split=train"]
 
 

@@ -155,16 +155,18 @@ def prints(path: Path) -> Iterator[str]:
 
 # Where a run or a command ends, whatever ended it.
 ENDS = ("runner.py", "_entry.py", "command/jobs.py", "command/main.py")
+# Decoders of pictures have no class of errors, and fail with any on damaged files.
+DECODER = "data/images.py"
 
 
 def catches_everything(path: Path) -> Iterator[str]:
-    if path in [PACKAGE / end for end in ENDS]:
+    if path in [PACKAGE / end for end in (*ENDS, DECODER)]:
         return
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ExceptHandler):
             caught = {n.id for n in ast.walk(node.type or node) if isinstance(n, ast.Name)}
             if node.type is None or caught & {"Exception", "BaseException"}:
-                yield f"{node.lineno}: a broad except: only where a run or a command ends"
+                yield f"{node.lineno}: a broad except: only where a run ends, and at the decoder"
 
 
 def asserts_input(path: Path) -> Iterator[str]:

@@ -151,12 +151,27 @@ def test_damaged_files_that_are_not_attacked_do_not_stop_the_run(tmp_path):
     damaged(tmp_path)
     raising = load(tmp_path, split="all", select=["a/img5"])
     assert len(raising.images) == 40
-    with pytest.raises(DataError, match=r"img0\.png"):
+    remedy = r"cannot read the image [ab]/img\d\.png: .*leave it out with dataset\.on_error=skip"
+    with pytest.raises(DataError, match=remedy):
         raising.images.load(0)
-    with pytest.raises(DataError, match=r"img"):
+    with pytest.raises(DataError, match=remedy):
         raising.mean_image()
+    statistics = Preprocess(size=8, mean="train")
+    with pytest.raises(DataError, match=remedy):
+        load(tmp_path, split="all", select=["a/img5"], preprocess=statistics)
     skipping = load(tmp_path, split="all", select=["a/img5"], on_error="skip")
     assert skipping.mean_image().shape == (3, 8, 8)
+    cut = skipping.images.ids.index("b/img3")
+    with pytest.raises(DataError, match="on_error=skip kept it: replace or remove the file"):
+        skipping.images.load(cut)
+
+
+def test_sizes_that_are_no_picture_are_left_out(tmp_path):
+    make(tmp_path, {"a": 3, "b": 3})
+    Image.new("1", (1, 50_000)).save(tmp_path / "a" / "line.png")
+    with pytest.raises(DataError, match=r"a/line\.png: it has 1 x 50000 pixels"):
+        load(tmp_path, split="all")
+    assert load(tmp_path, split="all", on_error="skip").skipped == ("a/line.png",)
 
 
 def test_a_change_of_one_image_does_not_reach_the_next_reader(tmp_path):
@@ -184,6 +199,21 @@ def test_no_root_and_a_missing_root(tmp_path):
         ImageFolder()
     with pytest.raises(DataError, match="nowhere is not a folder"):
         load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        ("~nobody_here/x", "home folder of this user is not known"),
+        ("a\0b", "NUL"),
+        ("n" * 300, "dataset.root=n*: the path is longer"),
+        ("", "dataset.root is not set"),
+    ],
+    ids=["no user", "NUL", "long", "empty"],
+)
+def test_roots_that_are_no_path(root, words):
+    with pytest.raises((DataError, ConfigurationError), match=words):
+        ImageFolder(root=root).load(preprocess=PREPROCESS, n_images=None, seed=0)
 
 
 def test_an_empty_test_split_says_what_to_change(tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from medpfl.data.images import read_image
+from medpfl.data.images import MAX_PIXELS, check_header, read_image
 from medpfl.data.preprocess import Preprocess
 from medpfl.errors import DataError
 
@@ -124,9 +126,41 @@ def test_a_missing_file_and_a_text_file_are_named(tmp_path):
             read_image(tmp_path / name, 3)
 
 
-@pytest.mark.parametrize("limit", [40, 60])  # Pillow warns above the limit, raises above twice it
-def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
-    path = save(Image.new("L", (10, 10)), tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(DataError, match=r"bomb\.png.*exceeds limit"):
-        read_image(path, 1)
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG that says how large it is, and holds a pixel or two."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((9_500, 9_500), r"9500 x 9500 pixels, more than 89,478,485"),
+        ((15_000, 15_000), "more than 89,478,485"),  # where Pillow itself refuses
+        ((2**31 - 1, 2**31 - 1), "more than 89,478,485"),
+        ((1, 5_000_000), "1 x 5000000 pixels: one side is over 50 times the other"),
+        ((5_000_000, 1), "5000000 x 1 pixels: one side is over 50 times the other"),
+        ((0, 5), "not a picture of the formats"),
+    ],
+)
+def test_sizes_that_are_no_picture_are_refused_before_decoding(tmp_path, monkeypatch, size, words):
+    def decoded(self):
+        pytest.fail("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
+    path = tmp_path / "huge.png"
+    path.write_bytes(png_header(*size))
+    for look in (check_header, lambda path: read_image(path, 1)):
+        with pytest.raises(DataError, match=rf"huge\.png.*{words}"):
+            look(path)
+    assert not Image.MAX_IMAGE_PIXELS or MAX_PIXELS <= Image.MAX_IMAGE_PIXELS
+
+
+def test_sizes_at_the_limit_are_taken(tmp_path):
+    assert read_image(save(Image.new("L", (2, 100), 9), tmp_path / "x.png"), 1).size == (2, 100)

@@ -172,6 +172,63 @@ def test_a_wrong_root_fails_at_once_and_says_what_is_there(tmp_path, monkeypatch
         load("covid", root=str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("~nobody_here/x", "MEDPFL_DATA_ROOT=~nobody_here/x: the home folder of this user is not"),
+        ("n" * 300, "MEDPFL_DATA_ROOT: .*longer than the file system takes"),
+        ("n/" * 3000, "MEDPFL_DATA_ROOT: .*longer than the file system takes"),
+        ("", r"\$MEDPFL_DATA_ROOT: not set"),
+    ],
+    ids=["no user", "a long name", "a long path", "empty"],
+)
+def test_a_data_root_that_is_no_path(monkeypatch, value, words):
+    monkeypatch.setenv("MEDPFL_DATA_ROOT", value)
+    with pytest.raises(DataError, match=words):
+        load("covid", download=False)
+    if value:
+        monkeypatch.delenv("MEDPFL_DATA_ROOT")
+        with pytest.raises(DataError, match=words.replace("MEDPFL_DATA_ROOT", r"dataset\.root")):
+            load("covid", root=value, download=False)
+
+
+@pytest.mark.parametrize("value", ["~nobody_here/x", "n" * 300, "n/" * 3000, ""])
+def test_a_cache_that_is_no_path(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("KAGGLEHUB_CACHE", value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    long = "KAGGLEHUB_CACHE: .*longer than the file system takes"
+    with pytest.raises(DataError, match=long if len(value) > 99 else "no complete download"):
+        load("covid", download=False)
+
+
+def test_a_cache_without_a_home(monkeypatch):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("KAGGLEHUB_CACHE")
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(DataError, match=r"KAGGLEHUB_CACHE=~/\.cache/kagglehub: the home folder"):
+        load("covid", download=False)
+
+
+@pytest.mark.parametrize("root", ["a\0b", ""])
+def test_roots_of_no_or_odd_text(root):
+    with pytest.raises(DataError, match="NUL" if root else "was not found"):
+        load("covid", root=root, download=False)
+
+
+def test_names_of_folders_in_a_wrong_root_are_private_where_ids_are_hashed(tmp_path):
+    (tmp_path / "Surname").mkdir()
+    with pytest.raises(DataError, match="it holds 1 folders") as refused:
+        load("covid", root=str(tmp_path), ids="hashed", salt_file=_salt(tmp_path))
+    assert "Surname" not in str(refused.value)
+
+
+def _salt(folder: Path) -> str:
+    (folder / "salt").write_text("s" * 32)
+    return str(folder / "salt")
+
+
 def test_an_empty_class_is_named(tmp_path):
     dataset = place(CATALOGUE["covid"], tmp_path)
     for file in (dataset / "train" / "Normal").iterdir():

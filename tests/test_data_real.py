@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
+from helpers import sample_images
 
 from medpfl.data import ImageFolder, KaggleDataset, Preprocess
 
-ROOT = os.environ.get("MEDPFL_DATA_ROOT")
-pytestmark = [
-    pytest.mark.real_data,
-    pytest.mark.skipif(ROOT is None, reason="MEDPFL_DATA_ROOT is not set"),
-]
+pytestmark = pytest.mark.real_data
 
 
 def load(source, n_images=None):
@@ -21,10 +15,7 @@ def load(source, n_images=None):
 
 
 def folder(name: str) -> str:
-    path = Path(str(ROOT)) / name
-    if not path.is_dir():
-        pytest.skip(f"MEDPFL_DATA_ROOT has no folder {name}")
-    return str(path)
+    return str(sample_images(name))
 
 
 @pytest.mark.parametrize(

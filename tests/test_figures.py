@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from helpers import sample_images
 from PIL import Image
 
 from medpfl.report.figures import (
@@ -134,10 +134,7 @@ def test_there_must_be_something_to_draw(tmp_path: Path) -> None:
 
 @pytest.mark.real_data
 def test_real_images_make_a_gallery(tmp_path: Path) -> None:
-    root = os.environ.get("MEDPFL_DATA_ROOT")
-    if not root:
-        pytest.skip("MEDPFL_DATA_ROOT is not set: it names the folder of the sample images")
-    files = sorted(Path(root).glob("brain_mri/Training/*/*.jpg"))[:30]
+    files = sorted(sample_images("brain_mri").glob("Training/*/*.jpg"))[:30]
     items = []
     for file in files:
         with Image.open(file) as picture:

@@ -1,9 +1,9 @@
 import math
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import sample_images
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -119,10 +119,7 @@ def test_every_configuration_is_tested():
 
 @pytest.mark.real_data
 def test_gradinv_protocol_cannot_tell_real_images_apart():
-    root = os.environ.get("MEDPFL_DATA_ROOT")
-    if root is None:
-        pytest.skip("MEDPFL_DATA_ROOT is not set: no sample images")
-    folder = Path(root) / "brain_mri" / "Testing" / "notumor"
+    folder = sample_images("brain_mri/Testing/notumor")
     x, y = (picture(path, side=224) for path in sorted(folder.iterdir())[:2])
     assert PaperGradInv()(x, y, SPEC) > 0.75
     assert ssim(x, y) < 0.4

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+from helpers import sample_images
 from hydra import compose, initialize_config_dir
 
 from medpfl.cli import conf_dir
@@ -28,8 +28,7 @@ def attacked(dataset: str, folder: Path) -> list[ImageScore]:
 @pytest.mark.real_data
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_class_shares_predict_success_and_ssim(dataset: str, tmp_path: Path) -> None:
-    if "MEDPFL_DATA_ROOT" not in os.environ:
-        pytest.skip("MEDPFL_DATA_ROOT is not set: it names the folder of the sample images")
+    sample_images()
     scores = attacked(dataset, tmp_path / "run")
     n = len(scores)
     predicted = predicted_success(

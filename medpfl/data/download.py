@@ -9,8 +9,10 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+from medpfl._paths import entries, expanded, is_folder
 from medpfl.errors import DataError
 
+CACHE_VARIABLE = "KAGGLEHUB_CACHE"
 _KAGGLE = "https://www.kaggle.com"
 _PATIENCE_SECONDS = 6.0
 
@@ -21,16 +23,29 @@ def cached_versions(handle: str) -> list[Path]:
     kagglehub itself asks the network for the newest version before it looks into its cache.
     The layout is that of ``kagglehub/cache.py`` 0.3 to 1.0: ``versions/<n>`` beside the marker
     ``<n>.complete``.
+
+    Raises:
+        DataError: the cache's place cannot be a path.
+        OSError: it cannot be looked into.
     """
     dataset = cache_folder() / "datasets" / handle
-    numbers = [int(marker.stem) for marker in dataset.glob("*.complete") if marker.stem.isdecimal()]
-    folders = [dataset / "versions" / str(number) for number in sorted(numbers, reverse=True)]
-    return [folder for folder in folders if folder.is_dir()]
+    if not is_folder(dataset):
+        return []
+    markers = [Path(entry.name) for entry in entries(dataset)]
+    numbers = sorted(int(m.stem) for m in markers if m.suffix == ".complete" and m.stem.isdecimal())
+    folders = [dataset / "versions" / str(number) for number in reversed(numbers)]
+    return [folder for folder in folders if is_folder(folder)]
 
 
 def cache_folder() -> Path:
-    """Return the folder in which kagglehub keeps what it downloads."""
-    return Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
+    """Return the folder in which kagglehub keeps what it downloads.
+
+    Raises:
+        DataError: it cannot be a path.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    # kagglehub takes what is named as it stands; a ~ in it is an ordinary letter there.
+    return Path(named) if named else expanded("~/.cache/kagglehub", setting=CACHE_VARIABLE)
 
 
 def download(handle: str) -> Path:

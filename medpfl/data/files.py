@@ -1,64 +1,28 @@
-"""Class folders of picture files: listing them, and turning them into a loaded dataset."""
+"""From lists of picture files to a loaded dataset."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from medpfl.data.dataset import ImageSet, LoadedData, OnError, data_spec
-from medpfl.data.images import IMAGE_SUFFIXES, check_header, read_image
+from medpfl._paths import printable
+from medpfl.data.dataset import LoadedData, OnError, data_spec
+from medpfl.data.ids import Naming
+from medpfl.data.images import check_header, read_image
+from medpfl.data.listing import FileList
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.select import Selection, Selector, class_counts_note
 from medpfl.errors import ConfigurationError, DataError
 
 _NAMED_IN_MESSAGES = 10
 _CACHED_IMAGES = 128
-
-
-@dataclass(frozen=True)
-class FileList:
-    """The picture files of a split, in class order.
-
-    Args:
-        paths: the files; within a class sorted by name, as ``torchvision``'s ``ImageFolder`` does.
-        labels: one an image.
-        ids: one an image, ``<class folder>/<name>`` without the suffix where that is unique.
-        ignored: how many other files lay beside them; hidden files are not counted.
-    """
-
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
-    ids: tuple[str, ...]
-    ignored: int = 0
-
-    def keep(self, indices: Iterable[int]) -> FileList:
-        """Return the files of these indices, in their order."""
-        chosen = list(indices)
-        return FileList(
-            paths=tuple(self.paths[i] for i in chosen),
-            labels=tuple(self.labels[i] for i in chosen),
-            ids=tuple(self.ids[i] for i in chosen),
-            ignored=self.ignored,
-        )
-
-    def without(self, paths: Set[Path]) -> FileList:
-        """Return the files that are not among these paths."""
-        return self.keep(i for i, path in enumerate(self.paths) if path not in paths)
-
-    def image_set(self, read: Callable[[Path], Tensor], on_error: OnError) -> ImageSet:
-        """Return the files as images that are read when they are asked for."""
-        return ImageSet(
-            ids=self.ids,
-            labels=torch.tensor(self.labels, dtype=torch.int64),
-            read=lambda index: read(self.paths[index]).clone(),
-            on_error=on_error,
-        )
+_REMEDIES = {
+    "raise": "replace the file, or leave it out with dataset.on_error=skip",
+    "skip": "it began like a picture, so dataset.on_error=skip kept it: replace or remove the file",
+}
 
 
 def checked_on_error(on_error: OnError) -> OnError:
@@ -66,38 +30,6 @@ def checked_on_error(on_error: OnError) -> OnError:
     if on_error not in ("raise", "skip"):
         raise ConfigurationError(f"dataset.on_error is {on_error!r}: use raise or skip")
     return on_error
-
-
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, sorted, without hidden ones."""
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not _hidden(p.name)))
-
-
-def list_images(folder: Path, classes: tuple[str, ...]) -> FileList:
-    """List the picture files of a split.
-
-    Args:
-        folder: holds one folder a class; pictures may lie deeper inside these.
-        classes: the class folders, in the order of the labels.
-
-    Raises:
-        DataError: if a class has no picture.
-    """
-    paths: list[Path] = []
-    labels: list[int] = []
-    ignored = 0
-    for label, name in enumerate(classes):
-        files = sorted(_visible_files(folder / name), key=lambda p: (p.parent.as_posix(), p.name))
-        pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-        if not pictures:
-            raise DataError(
-                f"class {name!r} has no images: {folder / name} holds {len(files)} files, none of "
-                f"them with a suffix of {', '.join(sorted(IMAGE_SUFFIXES))}"
-            )
-        ignored += len(files) - len(pictures)
-        paths += pictures
-        labels += [label] * len(pictures)
-    return FileList(tuple(paths), tuple(labels), _unique_ids(folder, paths), ignored)
 
 
 def load_files(
@@ -112,6 +44,7 @@ def load_files(
     n_images: int | None,
     seed: int,
     source: Path,
+    naming: Naming,
 ) -> LoadedData:
     """Select the attacked images and leave unreadable files out.
 
@@ -129,120 +62,138 @@ def load_files(
         n_images: see `DatasetSource`.
         seed: the run's seed.
         source: the folder in which the dataset was found.
+        naming: what gave the files their ids.
 
     Raises:
         DataError: if selected files cannot be read and `on_error` is ``raise``; if there are too
             few images.
     """
-
-    # Large radiographs take 50 ms to decode, and the selected ones are wanted again soon.
-    @lru_cache(maxsize=_CACHED_IMAGES)
-    def read(path: Path) -> Tensor:
-        return preprocess(read_image(path, preprocess.channels))
-
+    readers = _Readers(source, preprocess, naming, on_error, (train, attacked))
     choose = partial(selector.choose, attacked.ids, n_images=n_images, seed=seed)
-    selection, bad = _readable_selection(attacked, choose, read, on_error)
+    selection, bad = _readable_selection(attacked, choose, readers)
     damaged = {attacked.paths[index] for index in bad}
     if on_error == "skip" and train is not attacked:
         damaged |= {train.paths[index] for index in _bad_headers(train)}
     kept = [index for index in range(len(attacked.paths)) if index not in bad]
-    images = attacked.keep(kept).image_set(read, on_error)
-    training = images if train is attacked else train.without(damaged).image_set(read, on_error)
-    skipped = sorted(path.relative_to(source).as_posix() for path in damaged)
+    images = attacked.keep(kept).image_set(readers.later, on_error)
+    training = (
+        images if train is attacked else train.without(damaged).image_set(readers.later, on_error)
+    )
+    skipped = tuple(sorted(readers.titles[path] for path in damaged))
     position = {index: new for new, index in enumerate(kept)}
     labels = [attacked.labels[index] for index in selection.indices]
     return LoadedData(
         name=name,
-        classes=classes,
+        classes=tuple(map(printable, classes)),
         synthetic=False,
         spec=data_spec(preprocess, len(classes), training),
         images=images,
         train=training,
         selected=tuple(position[index] for index in selection.indices),
-        skipped=tuple(skipped),
+        skipped=skipped,
         notes=(
             f"attacked: {selection.note}",
-            class_counts_note(labels, classes),
+            class_counts_note(labels, tuple(map(printable, classes))),
             *_ignored_note(attacked),
-            *_skipped_note(skipped),
+            *_unlisted_note((*attacked.unlisted, *train.unlisted)),
+            *_skipped_note(skipped, readers.hint),
         ),
-        source=str(source),
+        source=printable(source),
     )
 
 
+class _Readers:
+    """Read the files of a dataset: now, or later with a remedy in the message."""
+
+    def __init__(
+        self,
+        source: Path,
+        preprocess: Preprocess,
+        naming: Naming,
+        on_error: OnError,
+        lists: Sequence[FileList],
+    ) -> None:
+        self.titles = {
+            path: title
+            for files in lists
+            for path, title in zip(files.paths, files.titles, strict=True)
+        }
+        self.source = printable(source)
+        self.hint = naming.hint(source)
+        self.on_error = on_error
+        self._preprocess = preprocess
+        # Large radiographs take 50 ms to decode, and the selected ones are wanted again soon.
+        self.now = lru_cache(maxsize=_CACHED_IMAGES)(self._read)
+
+    def later(self, path: Path) -> Tensor:
+        """Read an image after the selection: the message must say by itself what to do."""
+        try:
+            return self.now(path)
+        except DataError as error:
+            remedy = f"{_REMEDIES[self.on_error]}{self.hint}"
+            raise DataError(f"{error} (dataset {self.source}); {remedy}") from None
+
+    def _read(self, path: Path) -> Tensor:
+        picture = read_image(path, self._preprocess.channels, name=self.titles[path])
+        return self._preprocess(picture)
+
+
 def _readable_selection(
-    files: FileList,
-    choose: Callable[..., Selection],
-    read: Callable[[Path], Tensor],
-    on_error: OnError,
+    files: FileList, choose: Callable[..., Selection], readers: _Readers
 ) -> tuple[Selection, set[int]]:
     """Select until all selected files decode; also return the indices of those that do not."""
-    bad = _bad_headers(files) if on_error == "skip" else set()
+    bad = _bad_headers(files) if readers.on_error == "skip" else set()
     decoded: set[int] = set()
     while True:
         selection = choose(unreadable=bad)
         faults = {}
         for index in set(selection.indices) - decoded:
             try:
-                read(files.paths[index])
+                readers.now(files.paths[index])
             except DataError as error:
                 faults[index] = str(error)
         if not faults:
             return selection, bad
-        if on_error == "raise":
-            raise DataError(_unreadable([faults[i] for i in sorted(faults)]))
+        if readers.on_error == "raise":
+            raise DataError(_unreadable([faults[i] for i in sorted(faults)], readers))
         bad |= faults.keys()
         decoded |= set(selection.indices)
 
 
 def _bad_headers(files: FileList) -> set[int]:
     bad = set()
-    for index, path in enumerate(files.paths):
+    for index, (path, title) in enumerate(zip(files.paths, files.titles, strict=True)):
         try:
-            check_header(path)
+            check_header(path, name=title)
         except DataError:
             bad.add(index)
     return bad
 
 
-def _unreadable(faults: list[str]) -> str:
-    lines = [f"{len(faults)} of the selected images cannot be read:", *_first(faults)]
-    return "\n  ".join(
-        [*lines, "replace these files, or leave them out with dataset.on_error=skip"]
-    )
+def _unreadable(faults: list[str], readers: _Readers) -> str:
+    head = f"{len(faults)} of the selected images cannot be read (dataset {readers.source}):"
+    remedy = "replace these files, or leave them out with dataset.on_error=skip"
+    return "\n  ".join([head, *_first(faults), f"{remedy}{readers.hint}"])
 
 
-def _skipped_note(skipped: list[str]) -> list[str]:
+def _skipped_note(skipped: Sequence[str], hint: str) -> list[str]:
     if not skipped:
         return []
-    return [f"left out, cannot be read: {len(skipped)} files: {', '.join(_first(skipped))}"]
+    named = ", ".join(_first(skipped))
+    return [f"left out, cannot be read: {len(skipped)} files: {named}{hint}"]
+
+
+def _unlisted_note(unlisted: Sequence[str]) -> list[str]:
+    if not unlisted:
+        return []
+    told = ", ".join(dict.fromkeys(unlisted))  # the splits of one folder share what is closed
+    return [f"left out, folders that cannot be listed: {told}"]
 
 
 def _ignored_note(files: FileList) -> list[str]:
     return [f"ignored: {files.ignored} files that are not images"] if files.ignored else []
 
 
-def _first(lines: list[str]) -> list[str]:
+def _first(lines: Sequence[str]) -> list[str]:
     rest = len(lines) - _NAMED_IN_MESSAGES
     return [*lines[:_NAMED_IN_MESSAGES], *([f"and {rest} more"] if rest > 0 else [])]
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(_hidden(part) for part in path.relative_to(folder).parts)
-    ]
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))
-
-
-def _unique_ids(folder: Path, paths: list[Path]) -> tuple[str, ...]:
-    stems = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-    times = Counter(stems)
-    return tuple(
-        stem if times[stem] == 1 else path.relative_to(folder).as_posix()
-        for stem, path in zip(stems, paths, strict=True)
-    )

@@ -8,14 +8,11 @@ from typing import Literal
 
 import torch
 
+from medpfl._paths import expanded, is_folder, looking, printable
 from medpfl.data.dataset import LoadedData, OnError
-from medpfl.data.files import (
-    FileList,
-    checked_on_error,
-    class_folders,
-    list_images,
-    load_files,
-)
+from medpfl.data.files import checked_on_error, load_files
+from medpfl.data.ids import IdKind, IdSettings
+from medpfl.data.listing import FileList, class_folders, list_images
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.select import Selector
 from medpfl.errors import ConfigurationError, DataError
@@ -37,6 +34,9 @@ class ImageFolder:
         select: see `Selector`.
         stride: see `Selector`.
         on_error: ``raise`` stops at files that cannot be read, ``skip`` leaves them out.
+        ids: what images are called, ``name`` or ``hashed``; see `IdSettings`.
+        salt_file: see `read_salt`.
+        id_map: whether to write which file each hashed id stands for.
 
     Raises:
         ConfigurationError: if a setting leaves the range above.
@@ -52,8 +52,11 @@ class ImageFolder:
         select: str | Sequence[str] = "stride",
         stride: int | Literal["auto"] = "auto",
         on_error: OnError = "raise",
+        ids: IdKind = "name",
+        salt_file: str | None = None,
+        id_map: bool = False,
     ) -> None:
-        if root is None:
+        if not root:
             raise ConfigurationError(
                 "dataset.root is not set: give the folder that holds one folder of images a "
                 "class, such as dataset.root=my_images with my_images/healthy/001.png inside"
@@ -65,21 +68,25 @@ class ImageFolder:
                 f"dataset.test_fraction is {test_fraction}: use at least 0, below 1"
             )
         self.name = name
-        self.root = Path(root).expanduser()
+        self.root = expanded(root, setting="dataset.root")
         self.split = split
         self.test_fraction = test_fraction
         self.on_error = checked_on_error(on_error)
-        self.selector = Selector(select=select, stride=stride)
+        self.ids = IdSettings(ids=ids, salt_file=salt_file, id_map=id_map)
+        self.selector = Selector(select=select, stride=stride, hashed=self.ids.hashed)
 
     def load(self, *, preprocess: Preprocess, n_images: int | None, seed: int) -> LoadedData:
         """Find the images, split them and select the attacked ones; see `DatasetSource`."""
-        classes = _checked_classes(self.root)
-        files = list_images(self.root, classes)
+        naming = self.ids.naming()
+        with looking(f"dataset.root={printable(self.root)}"):
+            classes = _checked_classes(self.root)
+        files = list_images(self.root, classes, naming=naming, on_error=self.on_error)
+        naming.write_map(self.root, dict(zip(files.ids, files.paths, strict=True)))
         train, test = _split(files, classes, self.test_fraction, seed)
         attacked = {"train": train, "test": test, "all": files}[self.split]
         if not attacked.paths:
             raise DataError(
-                f"dataset.split={self.split} of {self.root} has no images: raise "
+                f"dataset.split={self.split} of {printable(self.root)} has no images: raise "
                 "dataset.test_fraction or set dataset.split=all"
             )
         return load_files(
@@ -93,23 +100,25 @@ class ImageFolder:
             n_images=n_images,
             seed=seed,
             source=self.root,
+            naming=naming,
         )
 
 
 def _checked_classes(root: Path) -> tuple[str, ...]:
-    if not root.is_dir():
-        raise DataError(f"dataset.root: {root} is not a folder")
+    shown = printable(root)
+    if not is_folder(root):
+        raise DataError(f"dataset.root: {shown} is not a folder")
     classes = class_folders(root)
     if classes and {name.lower() for name in classes} <= _SPLIT_NAMES:
         raise DataError(
-            f"dataset.root: {root} holds the folders of splits ({', '.join(classes)}), not of "
-            f"classes; point it to one of them, such as dataset.root={root / classes[0]}"
+            f"dataset.root: {shown} holds the folders of splits ({', '.join(classes)}), not of "
+            f"classes; point it to one of them, such as dataset.root={shown}/{classes[0]}"
         )
     if len(classes) < 2:
         raise DataError(
-            f"dataset.root: {root} holds {len(classes)} class folders, and at least 2 are needed; "
+            f"dataset.root: {shown} holds {len(classes)} class folders, and at least 2 are needed; "
             "put the images of each class into a folder of its own, such as "
-            f"{root / 'healthy'} and {root / 'tumour'}"
+            f"{shown}/healthy and {shown}/tumour"
         )
     return classes
 
@@ -122,7 +131,7 @@ def _split(
     for label, name in enumerate(classes):
         members = [index for index, other in enumerate(files.labels) if other == label]
         count = min(round(len(members) * test_fraction), len(members) - 1)
-        order = torch.randperm(len(members), generator=generator(seed, "split", name))
+        order = torch.randperm(len(members), generator=generator(seed, "split", printable(name)))
         test |= {members[i] for i in order[:count].tolist()}
     everything = range(len(files.paths))
     return files.keep(i for i in everything if i not in test), files.keep(sorted(test))

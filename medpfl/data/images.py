@@ -2,73 +2,128 @@
 
 from __future__ import annotations
 
-import struct
+import logging
+import os
 import warnings
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from medpfl._paths import printable, why
 from medpfl.errors import DataError
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Pillow tells the format by a file's content, whatever its name says, and among its formats are
+# some that start another program: an EPS file named .jpg would run Ghostscript.
+_FORMATS: Mapping[str, str] = MappingProxyType(
+    {
+        ".bmp": "BMP",
+        ".gif": "GIF",
+        ".jpeg": "JPEG",
+        ".jpg": "JPEG",
+        ".pgm": "PPM",
+        ".png": "PNG",
+        ".ppm": "PPM",
+        ".tif": "TIFF",
+        ".tiff": "TIFF",
+        ".webp": "WEBP",
+    }
 )
 
+IMAGE_SUFFIXES = frozenset(_FORMATS)
+RASTER_FORMATS = tuple(sorted(set(_FORMATS.values())))
+
+MAX_PIXELS = 89_478_485  # from where on Pillow itself speaks of decompression bombs
+MAX_ASPECT = 50
 SIXTEEN_BIT_WHITE = 65535
 
-# Pillow has no error class of its own for damaged content: each decoder raises what it met.
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+# At debug level Pillow logs what is written inside files: names of patients, among other things.
+logging.getLogger("PIL").setLevel(logging.INFO)
 
 
-def read_image(path: Path, channels: int) -> Image.Image:
+def read_image(path: Path, channels: int, *, name: str | None = None) -> Image.Image:
     """Read a picture file upright, without transparency, at its full precision.
 
     Args:
-        path: a file in one of Pillow's formats; of a file with several frames, the first.
+        path: a file in one of `RASTER_FORMATS`; of a file with several frames, the first.
         channels: 1 for grey levels, 3 for colour.
+        name: what messages call the file; its path where None.
 
     Returns:
         A PIL image of mode ``L`` or ``RGB``; of mode ``F`` with values in [0, 1] for 16-bit grey
         levels, which 8 bits could not hold.
 
     Raises:
-        DataError: if the file is missing, damaged, cut short, too large, or if its pixels have an
-            unknown range.
+        DataError: if the file is missing, of another format, damaged, cut short, too large, or if
+            its pixels have an unknown range.
     """
-    with _errors_naming(path), Image.open(path) as file:
+    with _opened(path, name) as file:
         return with_channels(ImageOps.exif_transpose(file), channels)
 
 
-def check_header(path: Path) -> None:
-    """Raise DataError if the file does not begin like a picture; its pixels are not decoded."""
-    with _errors_naming(path):
-        Image.open(path).close()
+def check_header(path: Path, *, name: str | None = None) -> None:
+    """Raise DataError if the file does not begin like a picture that `read_image` takes.
+
+    Its pixels are not decoded.
+    """
+    with _opened(path, name):
+        pass
 
 
 @contextmanager
-def _errors_naming(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises, and its alarm at huge pictures, into a DataError."""
+def _opened(path: Path, name: str | None) -> Iterator[Image.Image]:
+    """Open a picture whose size is fit for decoding; every fault inside becomes a DataError.
+
+    Messages and their causes hold nothing of the path: what a file is called may be private.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except (DataError, *_DAMAGED) as error:
-        reason = str(error) or type(error).__name__
-        raise DataError(f"cannot read the image {path}: {reason}") from error
+            warnings.simplefilter("ignore")  # odd metadata beside pixels that can be read
+            with _nameless(path) as raw, Image.open(raw, formats=RASTER_FORMATS) as picture:
+                _check_size(picture)
+                yield picture
+    # Pillow has no error class for damaged content. Each decoder raises what it met: besides
+    # OSError and SyntaxError, on files that differ from good ones by a byte, ZeroDivisionError,
+    # TypeError, AttributeError, KeyError, struct.error, OverflowError, MemoryError and others.
+    # Only Pillow's work and the conversion of its pixels are done inside.
+    except Exception as error:
+        called = printable(path) if name is None else name
+        raise DataError(f"cannot read the image {called}: {_reason(error)}") from None
+
+
+def _nameless(path: Path) -> BinaryIO:
+    """Open a file by its number: it has no name then that Pillow could put into a message."""
+    return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "rb")
+
+
+def _check_size(picture: Image.Image) -> None:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise DataError(f"it has {width} x {height} pixels")
+    if width * height > MAX_PIXELS:
+        raise DataError(f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise DataError(
+            f"it has {width} x {height} pixels: one side is over {MAX_ASPECT} times the other"
+        )
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case UnidentifiedImageError():
+            return f"not a picture of the formats {', '.join(RASTER_FORMATS)}, or damaged"
+        case Image.DecompressionBombError():
+            return f"it has more than {MAX_PIXELS:,} pixels"
+        case DataError():
+            return str(error)
+        case OSError() if error.errno is not None:
+            return why(error)
+    text = " ".join(str(error).split())
+    return f"damaged ({type(error).__name__}{f': {text}' if text else ''})"
 
 
 def with_channels(image: Image.Image, channels: int) -> Image.Image:

@@ -7,7 +7,9 @@ from typing import Literal
 
 from medpfl.data.catalogue import CATALOGUE
 from medpfl.data.dataset import LoadedData, OnError
-from medpfl.data.files import checked_on_error, list_images, load_files
+from medpfl.data.files import checked_on_error, load_files
+from medpfl.data.ids import IdKind, IdSettings
+from medpfl.data.listing import FileList, list_images
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.roots import find_splits
 from medpfl.data.select import Selector
@@ -25,6 +27,9 @@ class KaggleDataset:
         stride: see `Selector`.
         on_error: ``raise`` stops at files that cannot be read, ``skip`` leaves them out.
         download: whether to ask Kaggle for a dataset that is not on this machine.
+        ids: what images are called, ``name`` or ``hashed``; see `IdSettings`.
+        salt_file: see `read_salt`.
+        id_map: whether to write which file each hashed id stands for.
 
     Raises:
         ConfigurationError: if a setting leaves the range above.
@@ -40,6 +45,9 @@ class KaggleDataset:
         stride: int | Literal["auto"] = "auto",
         on_error: OnError = "raise",
         download: bool = True,
+        ids: IdKind = "name",
+        salt_file: str | None = None,
+        id_map: bool = False,
     ) -> None:
         if name not in CATALOGUE:
             raise ConfigurationError(f"dataset.name is {name!r}: use {', '.join(CATALOGUE)}")
@@ -51,26 +59,51 @@ class KaggleDataset:
         self.on_error = checked_on_error(on_error)
         self.download = download
         published = self.entry.published if self.split == self.entry.published.split else None
-        self.selector = Selector(select=select, stride=stride, published=published)
+        self.ids = IdSettings(ids=ids, salt_file=salt_file, id_map=id_map)
+        self.selector = Selector(
+            select=select, stride=stride, published=published, hashed=self.ids.hashed
+        )
 
     def load(self, *, preprocess: Preprocess, n_images: int | None, seed: int) -> LoadedData:
         """Find the dataset and select the attacked images; see `DatasetSource`."""
-        entry = self.entry
-        folders = find_splits(entry, root=self.root, split=self.split, fetch=self.download)
-        attacked = list_images(folders[self.split], entry.classes)
-        if self.split == "train" or "train" not in folders:
-            train = attacked
-        else:
-            train = list_images(folders["train"], entry.classes)
+        entry, naming = self.entry, self.ids.naming()
+        folders = find_splits(
+            entry,
+            root=self.root,
+            split=self.split,
+            fetch=self.download,
+            names_shown=not self.ids.hashed,
+        )
+        source = folders[self.split].parent
+        # The map is of all splits, so that a run on another one takes nothing away from it.
+        wanted = {self.split, "train", *(folders if self.ids.id_map else ())}
+        lists: dict[str, FileList] = {
+            split: list_images(
+                folder,
+                entry.classes,
+                dataset=source,
+                naming=naming,
+                on_error=self.on_error,
+                setting=f"dataset {entry.name}",
+            )
+            for split, folder in folders.items()
+            if split in wanted
+        }
+        files = {
+            i: p for found in lists.values() for i, p in zip(found.ids, found.paths, strict=True)
+        }
+        naming.write_map(source, files)
+        attacked = lists[self.split]
         return load_files(
             name=entry.name,
             classes=entry.classes,
             attacked=attacked,
-            train=train,
+            train=lists.get("train", attacked),
             selector=self.selector,
             on_error=self.on_error,
             preprocess=preprocess,
             n_images=n_images,
             seed=seed,
-            source=folders[self.split].parent,
+            source=source,
+            naming=naming,
         )

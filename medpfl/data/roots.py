@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from medpfl._paths import expanded, is_folder, looking, printable, subfolders
 from medpfl.data.catalogue import CatalogueEntry
-from medpfl.data.download import cache_folder, cached_versions, download
+from medpfl.data.download import CACHE_VARIABLE, cache_folder, cached_versions, download
 from medpfl.errors import DataError
 
 DATA_ROOT_VARIABLE = "MEDPFL_DATA_ROOT"
 
 
 def find_splits(
-    entry: CatalogueEntry, *, root: str | None, split: str, fetch: bool
+    entry: CatalogueEntry, *, root: str | None, split: str, fetch: bool, names_shown: bool = True
 ) -> dict[str, Path]:
     """Find the folders of a dataset's splits: the one asked for, and the others that are there.
 
     Looks into `root` alone if it is given; else below ``$MEDPFL_DATA_ROOT``, then into kagglehub's
-    cache, then downloads.
+    cache, then downloads. A variable that is empty counts as not set.
 
     Args:
         entry: the dataset.
         root: the dataset's folder, its parent, or a level in between; None to search.
         split: the split that must be there, ``train`` or ``test``.
         fetch: whether to download what is not found.
+        names_shown: whether messages may name the folders that lie where the dataset should.
 
     Returns:
         The folders by split; they lie side by side.
 
     Raises:
-        DataError: if it is not found, with every place that was looked at and what to do.
+        DataError: if it is not found, with every place that was looked at and what to do; if a
+            place cannot be looked into.
     """
-    if root is not None:
-        return _explicit(entry, Path(root).expanduser(), split)
+    search = _Search(entry, split, names_shown)
+    if root:
+        return search.at(expanded(root, setting="dataset.root"))
     looked: list[str] = []
-    for base in _local_places(entry, looked):
-        found = _splits_below(entry, base, split)
+    for base, setting in _local_places(entry, looked):
+        found, fault = search.below(base, setting)
         if found is not None:
             return found
-        looked.append(_fault(entry, base, split))
+        looked.append(fault)
     if not fetch:
         looked.append("Kaggle: not asked, because of dataset.download=false")
         raise DataError(_not_found(entry, looked))
@@ -48,35 +54,71 @@ def find_splits(
     except DataError as error:
         looked.append(f"Kaggle ({entry.handle}): {error}")
         raise DataError(_not_found(entry, looked)) from error
-    found = _splits_below(entry, base, split)
+    found, fault = search.below(base, CACHE_VARIABLE)
     if found is None:
-        looked.append(_fault(entry, base, split))
-        raise DataError(_not_found(entry, looked))
+        raise DataError(_not_found(entry, [*looked, fault]))
     return found
 
 
-def _explicit(entry: CatalogueEntry, base: Path, split: str) -> dict[str, Path]:
-    found = _splits_below(entry, base, split)
-    if found is None:
-        raise DataError(
-            f"dataset.root does not hold the dataset {entry.name} ({entry.title})\n"
-            f"  {_fault(entry, base, split)}\n"
-            f"expected below it, from any level on:\n{_indented(entry.layout())}"
-        )
-    return found
+@dataclass(frozen=True)
+class _Search:
+    """Looks for a split of a dataset below a folder."""
+
+    entry: CatalogueEntry
+    split: str
+    names_shown: bool
+
+    def at(self, root: Path) -> dict[str, Path]:
+        """Return the splits of the folder that the user named."""
+        found, fault = self.below(root, "dataset.root")
+        if found is None:
+            entry = self.entry
+            raise DataError(
+                f"dataset.root does not hold the dataset {entry.name} ({entry.title})\n"
+                f"  {fault}\n"
+                f"expected below it, from any level on:\n{_indented(entry.layout())}"
+            )
+        return found
+
+    def below(self, base: Path, setting: str) -> tuple[dict[str, Path] | None, str]:
+        """Return the splits, or else why there are none; raise DataError where it cannot be told.
+
+        Args:
+            base: the dataset's folder, its parent, or a level in between.
+            setting: what named it.
+        """
+        with looking(f"{setting}: {printable(base)}"):
+            found = _splits_below(self.entry, base, self.split)
+            return found, "" if found else self._fault(base)
+
+    def _fault(self, base: Path) -> str:
+        shown = printable(base)
+        if not is_folder(base):
+            return f"{shown}: {'not a folder' if base.exists() else 'no such folder'}"
+        names = " or ".join(self.entry.splits[self.split])
+        wanted = f"{shown}: no folder {names} with {', '.join(self.entry.classes)}"
+        return f"{wanted}; it holds {self._held(subfolders(base))}"
+
+    def _held(self, folders: list[str]) -> str:
+        if not folders or not self.names_shown:
+            return f"{len(folders) or 'no'} folders"
+        names = ", ".join(map(printable, folders[:8]))
+        return f"the folders {names}{', ...' if len(folders) > 8 else ''}"
 
 
-def _local_places(entry: CatalogueEntry, looked: list[str]) -> list[Path]:
-    places = []
+def _local_places(entry: CatalogueEntry, looked: list[str]) -> Iterator[tuple[Path, str]]:
+    """Yield the places on this machine and what names them; note those that are not there."""
     data_root = os.environ.get(DATA_ROOT_VARIABLE)
     if data_root:
-        places.append(Path(data_root).expanduser() / entry.name)
+        yield expanded(data_root, setting=DATA_ROOT_VARIABLE) / entry.name, DATA_ROOT_VARIABLE
     else:
         looked.append(f"${DATA_ROOT_VARIABLE}: not set")
-    cached = cached_versions(entry.handle)
+    with looking(CACHE_VARIABLE):
+        cached = cached_versions(entry.handle)
     if not cached:
-        looked.append(f"{cache_folder() / 'datasets' / entry.handle}: no complete download")
-    return places + cached
+        place = printable(cache_folder() / "datasets" / entry.handle)
+        looked.append(f"{place}: no complete download")
+    yield from ((folder, CACHE_VARIABLE) for folder in cached)
 
 
 def _splits_below(entry: CatalogueEntry, base: Path, split: str) -> dict[str, Path] | None:
@@ -87,23 +129,11 @@ def _splits_below(entry: CatalogueEntry, base: Path, split: str) -> dict[str, Pa
                 known: dataset / name
                 for known, names in entry.splits.items()
                 for name in reversed(names)  # the original name wins
-                if all((dataset / name / class_name).is_dir() for class_name in entry.classes)
+                if all(is_folder(dataset / name / class_name) for class_name in entry.classes)
             }
             if split in splits:
                 return splits
     return None
-
-
-def _fault(entry: CatalogueEntry, base: Path, split: str) -> str:
-    if not base.is_dir():
-        return f"{base}: {'not a folder' if base.exists() else 'no such folder'}"
-    inside = sorted(path.name for path in base.iterdir() if path.is_dir())
-    held = ", ".join(inside[:8]) + (", ..." if len(inside) > 8 else "")
-    names = " or ".join(entry.splits[split])
-    return (
-        f"{base}: no folder {names} with {', '.join(entry.classes)}; "
-        f"it holds {f'the folders {held}' if inside else 'no folders'}"
-    )
 
 
 def _not_found(entry: CatalogueEntry, looked: list[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from medpfl.data.dataset import evenly_spaced
+from medpfl.data.ids import check_listed
 from medpfl.data.images import IMAGE_SUFFIXES
 from medpfl.errors import ConfigurationError, DataError
 from medpfl.seeding import generator
@@ -50,6 +51,7 @@ class Selector:
         stride: a positive number, or ``auto``: the published stride if the split has the published
             size, else the one that visits up to 100 images.
         published: how the paper chose, where a paper used the split.
+        hashed: whether ids are hashed, so that no message may repeat what `select` lists.
 
     Raises:
         ConfigurationError: if a setting leaves the range above.
@@ -58,8 +60,11 @@ class Selector:
     select: str | Sequence[str]
     stride: int | Literal["auto"]
     published: PublishedSelection | None = None
+    hashed: bool = False
 
     def __post_init__(self) -> None:
+        if self.hashed:
+            check_listed(self.select)
         if isinstance(self.select, str) and self.select not in ("stride", "random"):
             raise ConfigurationError(
                 f"dataset.select is {self.select!r}: use stride, random or a list of image ids, "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
 import socket
+import struct
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -16,19 +18,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 
+from medpfl._paths import expanded, is_file, looking, printable
 from medpfl.errors import ConfigurationError, DataError
 
-# What torch's restricted unpickler raises on files that are damaged, foreign or hostile.
+# What torch's restricted unpickler raises on files that are damaged, foreign or hostile: any of
+# its steps can meet a value that it was not made for.
 _UNREADABLE = (
     pickle.UnpicklingError,
     SafetensorError,
     OSError,
+    ImportError,
     RuntimeError,
     EOFError,
     ValueError,
     TypeError,
     LookupError,
     AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    SyntaxError,
+    struct.error,
 )
 _CONNECT_SECONDS = 10.0
 _NAMED = 3
@@ -48,26 +58,34 @@ def read_state(source: str) -> Mapping[str, Tensor]:
         ConfigurationError: the file is of another kind, or holds no state dict.
         DataError: the file is missing or unreadable, or would run code.
     """
-    path = Path(source).expanduser()
+    setting = f"model.weights={printable(source)}"
+    path = expanded(source, setting="model.weights")
     if path.suffix not in (".pt", ".pth", ".safetensors"):
         raise ConfigurationError(
-            f"model.weights={source}: give a file ending in .pt, .pth or .safetensors "
+            f"{setting}: give a file ending in .pt, .pth or .safetensors "
             "(imagenet is for model=resnet18 alone)"
         )
-    if not path.is_file():
-        raise DataError(f"model.weights={source}: no such file")
+    with looking(setting):
+        if not is_file(path):
+            raise DataError(f"{setting}: no such file")
+        path.open("rb").close()  # what the libraries say of a closed file differs
     try:
-        if path.suffix == ".safetensors":
-            state: object = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, at formats of tensors that are refused below
+            state: object = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
+            return _require_state_dict(state, source)
+    except ConfigurationError:
+        raise
     except _UNREADABLE as error:
         raise DataError(
-            f"model.weights={source}: not a readable file of plain tensors "
+            f"{setting}: not a readable file of plain tensors "
             f"({_first_line(error)}); nothing in it was run. Save one with "
             "torch.save(model.state_dict(), path)"
         ) from error
-    return _require_state_dict(state, source)
 
 
 def imagenet_resnet18() -> Mapping[str, Tensor]:
@@ -95,7 +113,9 @@ def imagenet_resnet18() -> Mapping[str, Tensor]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy a state dict into the network, in place, once every name and shape is known to fit.
+    """Copy a state dict into the network, in place, once all of it is known to fit.
+
+    Numbers of another precision become float32.
 
     Args:
         model: left as it was where the state does not fit.
@@ -103,7 +123,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
         source: where the state is from, for the message.
 
     Raises:
-        ConfigurationError: names are missing or unexpected, or shapes differ.
+        ConfigurationError: names are missing or unexpected, shapes or kinds of numbers differ, or
+            a number is not finite.
     """
     own = model.state_dict()
     # Old files lack BatchNorm's counters, which a fixed momentum never reads.
@@ -121,7 +142,30 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
             f"model.weights={source} does not fit the network; {'; '.join(faults)}. "
             "Choose the model, the dataset's classes and channels that the file was made with"
         )
-    model.load_state_dict(dict(state), strict=False)
+    model.load_state_dict(
+        {n: _converted(t, own[n], n, source) for n, t in state.items()}, strict=False
+    )
+
+
+def _converted(given: Tensor, own: Tensor, name: str, source: str) -> Tensor:
+    """Return a tensor of the right shape with the precision of the network's own."""
+    if given.is_floating_point() != own.is_floating_point() or given.dtype is torch.bool:
+        raise ConfigurationError(
+            f"model.weights={source}: {name} holds {_dtype(given)}, where the network has "
+            f"{_dtype(own)}: save the state dict of the network as it was trained, not quantised"
+        )
+    tensor = given.to(own.dtype)
+    if not bool(tensor.isfinite().all()):
+        count = int((~tensor.isfinite()).sum())
+        raise ConfigurationError(
+            f"model.weights={source}: {name} holds {count} numbers that are NaN or infinite as "
+            f"{_dtype(own)}: the training that made the file went wrong; give another one"
+        )
+    return tensor
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _require_state_dict(state: object, source: str) -> Mapping[str, Tensor]:
@@ -136,7 +180,28 @@ def _require_state_dict(state: object, source: str) -> Mapping[str, Tensor]:
             f"model.weights={source}: holds more than tensors ({_first_few(foreign)}). "
             "Save model.state_dict() alone"
         )
+    odd = [f"{n} ({kind})" for n, tensor in state.items() if (kind := _odd_kind(tensor))]
+    if odd:
+        raise ConfigurationError(
+            f"model.weights={source}: holds tensors that are no plain numbers: {_first_few(odd)}. "
+            "Save the state dict of the plain network, its tensors dense and on the CPU"
+        )
     return {str(name): tensor for name, tensor in state.items()}
+
+
+def _odd_kind(tensor: Tensor) -> str | None:
+    """Return what keeps a tensor from being dense real numbers in memory; reads no value."""
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return type(tensor).__name__
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.layout is not torch.strided:
+        return "sparse"
+    if tensor.device.type != "cpu":
+        return f"on the device {tensor.device}"
+    return "complex" if tensor.is_complex() else None
 
 
 @contextmanager
@@ -151,6 +216,10 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        # torch begins by advising to trust the file and run what is in it.
+        fault = re.search(r"WeightsUnpickler error: (.+)", str(error))
+        return fault[1] if fault else "it holds more than tensors, or is damaged"
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 

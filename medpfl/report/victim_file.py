@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import math
 import re
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +29,21 @@ _CLEAN_PIECE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")
 _LONGEST_NAME = 120
 _HASH_DIGITS = 8
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+# What zipfile, numpy's header and JSON raise on files that are damaged, foreign or hostile.
 _UNREADABLE = (
     OSError,
     EOFError,
     zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+    SyntaxError,
     AttributeError,
-    KeyError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
     TypeError,
     ValueError,
 )
@@ -126,8 +139,13 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> VictimRecord:
         trace=trace,
         ssim_trace=ssim_trace,
     )
-    if not len(record.original) == len(record.reconstruction) == len(record.scores) > 0:
+    images = (record.original, record.reconstruction)
+    if record.original.shape != record.reconstruction.shape or record.original.ndim < 3:
+        raise ValueError("originals and reconstructions differ in shape, or are no images")
+    if not len(record.original) == len(record.scores) > 0:
         raise ValueError("originals, reconstructions and scores do not go together")
+    if any(image.dtype is not torch.float32 or not image.isfinite().all() for image in images):
+        raise ValueError("originals or reconstructions are not finite float32 numbers")
     return record
 
 
@@ -153,7 +171,12 @@ def _score(row: dict[str, Any]) -> ImageScore:
         for name, value in row.items()
         if name not in _TEXT_FIELDS and isinstance(value, str)
     }
-    return ImageScore(**{**row, **numbers})
+    score = ImageScore(**{**row, **numbers})
+    for name, value in vars(score).items():
+        wanted = str if name in _TEXT_FIELDS else int | float | None
+        if not isinstance(value, wanted):
+            raise ValueError(f"{name} is {value!r}")
+    return score
 
 
 def _array(values: Tensor) -> NDArray[np.generic]:
