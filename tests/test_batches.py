@@ -77,6 +77,7 @@ def test_counting_needs_a_bias() -> None:
 def test_both_images_of_an_update_are_found() -> None:
     e = experiment(
         "attack=scale_free",
+        "dataset.kinds=[head]",
         "dataset.select=[head_lesion/0000,head_lesion/0004]",
         "federation.batch_size=2",
         "preprocess.size=16",

@@ -62,13 +62,17 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
     The folder's name is not ASCII, and the output is: runs end in places like a cluster's log.
     """
     home = tmp_path_factory.mktemp("Müller")
-    running = [start(home, *SHORT, "seed=0", PYTHONIOENCODING="ascii") for _ in range(2)]
-    told = [process.communicate() for process in running]
-    assert [process.returncode for process in running] == [0, 0], told
-    folders = sorted(path.parent for path in home.glob("outputs/*/*/run.json"))
+    arguments = (*SHORT, "seed=0")
+    one = start(home, *arguments, PYTHONIOENCODING="ascii")
+    other = sessions.start(sessions.command, arguments, home, home / "said", home / "log", None)
+    told, wrong = one.communicate()
+    other.join()
+    assert (one.returncode, other.exitcode) == (0, 0), wrong
+    folders = {path.parent for path in home.glob("outputs/*/*/run.json")}
     assert len(folders) == 2, "two runs shared a folder"
-    out = [stdout for folder in folders for stdout, _ in told if folder.name in stdout]
-    return list(zip(folders, out, strict=True))
+    (first,) = (folder for folder in folders if folder.name in told)
+    (second,) = folders - {first}
+    return [(first, told), (second, (home / "said").read_text())]
 
 
 def test_a_run_leaves_the_documented_folder(twins: list[tuple[Path, str]]) -> None:
