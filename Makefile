@@ -1,6 +1,9 @@
 # Everything runs in .venv, which the first target that needs it makes and later ones find ready.
-# Variables:  ARGS    what medpfl, pytest or the benchmark gets:  make run ARGS="attack=dlg n_images=4"
-#             PYTHON  the Python to make .venv from, where the first one found is not to be taken
+# `make help` explains the targets, and the variables whose line starts with two hashes.
+
+## ARGS="..."       what the command behind run, test or bench gets:  make run ARGS="attack=dlg n_images=4"
+## PYTHON=PATH      the Python to make .venv from, where the first one found is not to be taken
+## TORCH_INDEX=URL  where the first set-up takes PyTorch from, such as the index of its CPU builds
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -13,15 +16,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PINS := pyproject.toml constraints.txt
 ARGS ?=
 PYTHON ?=
+TORCH_INDEX ?=
 
 .PHONY: help run test lint bench clean
 
 help:  ## Explain every target
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo '  More for the command behind run, test or bench: ARGS="...", such as'
-	@echo '    make run ARGS="attack=dlg dataset=phantom n_images=4"'
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 } \
+	  /^## / { variables = variables "\n  " substr($$0, 4) } END { print variables }' $(MAKEFILE_LIST)
 
-run: $(VENV)/.ready  ## Run medpfl: without ARGS, the CPL attack on the embedded images
+run: $(VENV)/.ready  ## Run medpfl: without ARGS, the default attack on drawn images
 	$(BIN)/medpfl $(ARGS)
 
 test: $(VENV)/.ready-dev  ## Run the tests
@@ -32,7 +35,7 @@ lint: $(VENV)/.ready-dev  ## Check style, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready  ## Compare the engine with a plain loop and, where installed, breaching
+bench: $(VENV)/.ready  ## Measure the engine: beside a plain loop and, where installed, breaching
 	$(BIN)/python -m medpfl.bench $(ARGS)
 
 clean:  ## Remove .venv and caches; what runs have left in outputs stays
@@ -40,8 +43,9 @@ clean:  ## Remove .venv and caches; what runs have left in outputs stays
 	find conf medpfl tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- Tables and figures of the papers -------------------------------------------------------------
-# Variables:  budget    full (the papers' numbers; hours) or quick (a preview):  make paper budget=quick
-#             n_images  images a row, where neither fits:  make table1 n_images=20
+
+## budget=quick     of the tables and figures: a preview; without it the papers' numbers, in hours
+## n_images=20      of the tables and figures: images a row, where neither budget fits
 
 budget ?= full
 n_images ?=
@@ -74,14 +78,20 @@ paper:  ## All of these, one after the other
 
 # --- Set-up ---------------------------------------------------------------------------------------
 
+# PyTorch alone comes from TORCH_INDEX: the constraints hold for it, too, and pip keeps what is there.
+define install
+@echo 'Installing medpfl into $(VENV): minutes the first time, mostly the download of PyTorch.'
+$(if $(TORCH_INDEX),$(PIP) install --constraint constraints.txt --no-deps \
+  --index-url '$(TORCH_INDEX)' torch torchvision)
+$(PIP) install --constraint constraints.txt --editable
+endef
+
 $(VENV)/.ready: $(PINS) $(BIN)/python
-	@echo 'Installing medpfl into $(VENV): minutes the first time, mostly the download of PyTorch.'
-	$(PIP) install --constraint constraints.txt --editable .
+	$(install) .
 	@touch $@
 
 $(VENV)/.ready-dev: $(PINS) $(BIN)/python
-	@echo 'Installing medpfl into $(VENV): minutes the first time, mostly the download of PyTorch.'
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(install) '.[dev]'
 	@touch $@ $(VENV)/.ready
 
 # A name on the PATH may be a stand-in for a Python that is not there, or one without venv: ask it.

@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from records import finished
 from sessions import TINY, Stop, session, start
 
 from medpfl import cli
 from medpfl.report.sweep import SweepReport
+
+# No test depends on how fast the machine is.
+settings.register_profile("medpfl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("medpfl")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the processes that tests start, where who started the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -209,6 +209,18 @@ def names_a_machine(path: Path) -> Iterator[str]:
             yield f"{number}: a folder of one machine"
 
 
+def depends_on_speed(path: Path) -> Iterator[str]:
+    clocks = {"sleep", "time", "monotonic", "perf_counter", "process_time"}
+    # It kills at moments of time; whether it passes does not depend on them.
+    if path.name == "test_resume_kills.py":
+        return
+    for call in calls(path):
+        if ast.unparse(call.func).removeprefix("time.") in clocks:
+            yield f"{call.lineno}: a clock: give the code one of the test's own"
+        elif "timeout" in {keyword.arg for keyword in call.keywords}:
+            yield f"{call.lineno}: a limit in seconds: pytest has one for tests that hang"
+
+
 def calls(path: Path) -> list[ast.Call]:
     return [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
 
@@ -227,6 +239,7 @@ YAML = sorted(CONF.rglob("*.yaml"))
         (lacks_documentation, MODULES),
         (is_too_long, [*MODULES, *TESTS, *YAML]),
         (names_a_machine, [*MODULES, *YAML]),
+        (depends_on_speed, TESTS),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -248,6 +261,8 @@ def test_no_file(rule, paths):
         (lacks_documentation, "def f(): ..."),
         (is_too_long, "\n" * LONGEST_FILE),
         (names_a_machine, 'open("/home/someone/x")'),
+        (depends_on_speed, "time.sleep(1)"),
+        (depends_on_speed, "process.communicate(timeout=60)"),
     ],
 )
 def test_the_rules_would_find_an_offence(rule, text, tmp_path):

@@ -78,10 +78,11 @@ def test_both_images_of_an_update_are_found() -> None:
     e = experiment(
         "attack=scale_free",
         "dataset.kinds=[head]",
+        "dataset.select=[head_lesion/0000,head_lesion/0004]",
         "federation.batch_size=2",
         "preprocess.size=16",
-        "n_images=4",
-        "attack.optimizer.max_steps=600",
+        "attack.restarts=1",
+        "attack.optimizer.max_steps=300",
         "attack.trace_points=0",
     )
     victims = Round(e)

@@ -65,8 +65,9 @@ def test_the_loop_and_the_engine_solve_the_same_images(capsys):
     assert status == 0
     assert (row["attack"], row["engine"]) == ("cpl", "batched")
     assert row["same success"] == f"{row['images']} of {row['images']}"
-    assert float(row["throughput"].rstrip("x")) > 0
-    assert float(row["throughput in CPU s"].rstrip("x")) > 0
+    for ratio in (row["throughput"], row["throughput in CPU s"]):
+        assert ratio.endswith("x")
+        assert 0 <= float(ratio[:-1]) < math.inf
 
 
 def test_time_to_compile_is_told_apart(monkeypatch):
@@ -126,12 +127,16 @@ def test_success_names_the_images_that_were_not_found(capsys):
 
 def test_gpu_runs_at_small_size_and_says_what_was_not_measured(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    measure, measured = gpu._measure, []
+    monkeypatch.setattr(gpu, "_measure", lambda *a: measured.append(measure(*a)) or measured[-1])
     assert bench.main(["gpu", "--small", "--only", "scale_free"]) == 0
     small, full = table(capsys.readouterr().out)
     assert small["what"].startswith("small size of: scale_free")
     assert small["solved"] == "2 of 2"
     assert small["met"] == ""
-    assert float(small["fraction of peak"].rstrip(" %")) > 0
+    (whole,) = measured
+    assert whole.fraction > 0  # printed with one digit, a busy machine's share may be 0.0 %
+    assert small["fraction of peak"] == f"{100 * whole.fraction:.1f} %"
     assert (full["seconds"], full["met"]) == ("", gpu.NO_GPU)
 
 

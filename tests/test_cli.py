@@ -9,10 +9,10 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+import sessions
 from conftest import Command
 
 SHORT = ("n_images=2", "dataset.per_class=2", "attack.optimizer.max_steps=2")
@@ -62,13 +62,17 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
     The folder's name is not ASCII, and the output is: runs end in places like a cluster's log.
     """
     home = tmp_path_factory.mktemp("Müller")
-    running = [start(home, *SHORT, "seed=0", PYTHONIOENCODING="ascii") for _ in range(2)]
-    told = [process.communicate(timeout=200) for process in running]
-    assert [process.returncode for process in running] == [0, 0], told
-    folders = sorted(path.parent for path in home.glob("outputs/*/*/run.json"))
+    arguments = (*SHORT, "seed=0")
+    one = start(home, *arguments, PYTHONIOENCODING="ascii")
+    other = sessions.start(sessions.command, arguments, home, home / "said", home / "log", None)
+    told, wrong = one.communicate()
+    other.join()
+    assert (one.returncode, other.exitcode) == (0, 0), wrong
+    folders = {path.parent for path in home.glob("outputs/*/*/run.json")}
     assert len(folders) == 2, "two runs shared a folder"
-    out = [stdout for folder in folders for stdout, _ in told if folder.name in stdout]
-    return list(zip(folders, out, strict=True))
+    (first,) = (folder for folder in folders if folder.name in told)
+    (second,) = folders - {first}
+    return [(first, told), (second, (home / "said").read_text())]
 
 
 def test_a_run_leaves_the_documented_folder(twins: list[tuple[Path, str]]) -> None:
@@ -169,23 +173,16 @@ def test_a_sweep_of_good_jobs_ends_well(command: Command, tmp_path: Path) -> Non
 
 
 def test_an_interrupt_keeps_every_finished_image(tmp_path: Path) -> None:
-    slow = ("attack.rows=1", "attack.optimizer.tolerance_grad=0", "attack.optimizer.max_steps=15")
-    run = start(tmp_path, "dataset.kinds=[head]", "n_images=16", *slow, "hydra.run.dir=out")
-    try:
-        for _ in range(1200):
-            if list(tmp_path.glob("out/reconstructions/*.npz")) or run.poll() is not None:
-                break
-            time.sleep(0.05)
-        time.sleep(0.2)  # the first image is on disk a moment before it is in the table
-        run.send_signal(signal.SIGINT)
-        stdout, stderr = run.communicate(timeout=60)
-    finally:
-        run.kill()
-    assert run.returncode == 130, stderr
-    assert "Traceback" not in stderr
-    assert "finished images are kept" in stdout
+    stop = sessions.Stop("update", 3, signal=signal.SIGINT)
+    told = ([*sessions.TINY, "hydra.run.dir=out"], tmp_path, tmp_path / "said", tmp_path / "log")
+    run = sessions.start(sessions.command, *told, stop)
+    run.join()
+    said = (tmp_path / "said").read_text()
+    assert run.exitcode == 130, said
+    assert "Traceback" not in said
+    assert "finished images are kept" in said
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     kept = len(list(tmp_path.glob("out/reconstructions/*.npz")))
     assert record["status"] == "interrupted"
-    assert 1 <= kept < 16
+    assert kept == 2
     assert record["summary"]["n"] == kept == len(read_table(tmp_path / "out" / "metrics.csv"))

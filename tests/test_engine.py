@@ -309,11 +309,11 @@ def test_the_number_of_rows_changes_neither_images_nor_success() -> None:
     # for fewer than 8 rows, and for numbers of rows that are no multiple of 8. One evaluation
     # differs by some 1e-15 (float32: 1e-7) of the largest entry, images by what the search makes
     # of that before it ends: most in the corners, which the gradient says least about.
-    truth = {seen.victim_id: victim.inputs for victim, seen in victims(8)}
-    alone = attacked(1, 8)
-    for rows in (2, 7, 64):
-        beside = attacked(rows, 8)
-        assert beside.keys() == alone.keys()
+    truth = {seen.victim_id: victim.inputs for victim, seen in victims(4)}
+    alone = attacked(1, 4)
+    for rows, count in ((2, 4), (7, 8), (64, 8)):
+        beside = attacked(rows, count)
+        assert beside.keys() >= alone.keys()
         for victim_id, one in alone.items():
             many = beside[victim_id]
             assert many.status is one.status

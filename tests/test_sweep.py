@@ -173,7 +173,6 @@ def run_app(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={"PYTHONPATH": package, "PATH": ""},
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
 
