@@ -97,6 +97,24 @@ class Unknowns:
             images = self.spec.normalise(images.expand(self.image_shape))
         return images, scores
 
+    def slope(self, z: Tensor) -> Tensor:
+        """Return by how much each pixel's unknown rises where the pixel, in [0, 1], rises by one.
+
+        Args:
+            z: `(D,)`.
+
+        Returns:
+            `(D',)`, one entry a pixel; label scores have none.
+        """
+        own = z[: torch.Size(self.pixel_shape).numel()]
+        if self.boxed:
+            pixels = own.sigmoid()
+            return 1 / (pixels * (1 - pixels))
+        if self.tied:
+            return torch.ones_like(own)
+        one, zero = (torch.full(self.pixel_shape, v).to(own) for v in (1.0, 0.0))
+        return (self.spec.normalise(one) - self.spec.normalise(zero)).flatten()
+
 
 @dataclass
 class Targets(RowTable):
@@ -358,7 +376,7 @@ def rows_at_once(
         unknowns: what a row consists of.
         memory: bytes for rows and their evaluation; each gets half.
     """
-    activations = _activations(payload, unknowns)
+    activations = activations(payload, unknowns)
     parameters = sum(p.numel() for p in payload.parameters.values())
     # Measured on ResNet-18; float64, so that it holds in either precision.
     bytes_a_row = 8 * (4 * parameters + 6 * activations)
@@ -368,7 +386,7 @@ def rows_at_once(
     return max(1, min(_ACTIVATIONS_AT_ONCE // activations, bytes_at_once // bytes_a_row))
 
 
-def _activations(payload: ServerPayload, unknowns: Unknowns) -> int:
+def activations(payload: ServerPayload, unknowns: Unknowns) -> int:
     """Return the number of entries, at least 1, that the layers put out for one row."""
     entries = 0
 
