@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from medpfl.attacks.distances import Distance
-from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns, activations
+from medpfl.attacks.matching import MatchingObjective, Targets, activations
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.types import Observation, ServerPayload
 
 LEAST_DETERMINED = 0.5
@@ -21,7 +22,7 @@ LEAST_DETERMINED = 0.5
 _MOST_UNKNOWNS = 3_200
 _MOST_ENTRIES = 300_000_000
 _FLOAT32_ROUNDING = 2.0**-24
-# How much of a pattern an image may hold, one standard deviation of pixels spread evenly over [0, 1].
+# What an image may hold of a pattern: the standard deviation of pixels that are uniform on [0, 1].
 _CONTRAST = 0.29
 
 
@@ -59,13 +60,12 @@ def in_pixels(hessian: Tensor, unknowns: Unknowns, z: Tensor) -> Tensor:
     return hessian[:count, :count] * slope.unsqueeze(0) * slope.unsqueeze(1)
 
 
-def affordable(payload: ServerPayload, unknowns: Unknowns, members: int) -> bool:
+def affordable(payload: ServerPayload, unknowns: Unknowns) -> bool:
     """Say whether a row's Hessian can be formed in the time that an attack takes."""
-    count = unknowns.count
-    if members > 1 or count > _MOST_UNKNOWNS:
+    if unknowns.count > _MOST_UNKNOWNS:
         return False
     parameters = sum(p.numel() for p in payload.parameters.values())
-    return count * (parameters + activations(payload, unknowns)) <= _MOST_ENTRIES
+    return unknowns.count * (parameters + activations(payload, unknowns)) <= _MOST_ENTRIES
 
 
 def hessian_at(objective: MatchingObjective, z: Tensor, target: Targets) -> Tensor:

@@ -13,17 +13,12 @@ from torch import nn
 
 from medpfl.attacks.base import AttackContext
 from medpfl.attacks.compiled import Compiling
-from medpfl.attacks.determination import (
-    affordable,
-    determined_share,
-    hessian_at,
-    in_pixels,
-    rounding,
-)
+from medpfl.attacks.converged import ConvergedRows
+from medpfl.attacks.determination import affordable
 from medpfl.attacks.distances import Distance
 from medpfl.attacks.groups import GroupMatching
 from medpfl.attacks.labels import LabelStrategy
-from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns, rows_at_once
+from medpfl.attacks.matching import MatchingObjective, Targets, rows_at_once
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.projection import ImageProjection, Projection
 from medpfl.attacks.stages import (
@@ -37,6 +32,7 @@ from medpfl.attacks.stages import (
     whole,
 )
 from medpfl.attacks.starts import Start
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.attacks.victim_rows import (
     Channels,
     Determined,
@@ -51,7 +47,7 @@ from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
 from medpfl.optim.feed import Feed, Renewed
 from medpfl.optim.projected import Projected
 from medpfl.optim.scheduler import CurvedObjective, Outcome, Row, Scheduler
-from medpfl.types import Observation, Reconstruction, Status
+from medpfl.types import Observation, Reconstruction
 
 PartT = TypeVar("PartT")
 
@@ -257,26 +253,13 @@ class GradientMatching:
 
     def _determined(self, first: Observation, rows: VictimRows) -> Determined:
         """Return a function that says which share of an image the update determines."""
-        unknowns = rows.unknowns(first)
-        if not self._determination or not affordable(first.payload, unknowns, rows.members):
-            return from_closed_form
-        if not has_curvature(self._distance, self._priors):
+        payload, unknowns = first.payload, rows.unknowns(first)
+        possible = rows.members == 1 and has_curvature(self._distance, self._priors)
+        if not (self._determination and possible and affordable(payload, unknowns)):
             return from_closed_form
         stage = replace(self._stages[-1], dtype=torch.float64)
-        objective = self._objective(stage, first, rows, chunk=rows_at_once(first.payload, unknowns))
-
-        def ask(outcome: Outcome[Key]) -> float:
-            if outcome.key.solution is not None or outcome.status is not Status.CONVERGED:
-                return from_closed_form(outcome)
-            target, z = (
-                rows.target(outcome.key, stage.dtype),
-                outcome.z.to(rows.device, stage.dtype),
-            )
-            hessian = hessian_at(objective, z, target)
-            left = max(outcome.objective, rounding(self._distance, outcome.key.observation))
-            return determined_share(in_pixels(hessian, unknowns, z), left)
-
-        return ask
+        objective = self._objective(stage, first, rows, chunk=rows_at_once(payload, unknowns))
+        return ConvergedRows(objective, rows, self._distance)
 
     def _is_done(self, siblings: list[Outcome[Key]]) -> bool:
         """Say whether a victim needs no restart beyond those that have ended."""

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from medpfl.attacks.determination import LEAST_DETERMINED
 from medpfl.attacks.labels import LabelStrategy
-from medpfl.attacks.matching import Targets, Unknowns, flatten, float_buffers
+from medpfl.attacks.matching import Targets, flatten, float_buffers
 from medpfl.attacks.stages import Key
 from medpfl.attacks.starts import Solving, Start
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.structure import last_linear
 from medpfl.optim.scheduler import Outcome, Row, Snapshot
 from medpfl.optim.shared_rows import SharedRows
@@ -171,7 +172,7 @@ class VictimRows:
 
 
 def _status(outcome: Outcome[Key], determined: float) -> Status:
-    """Return why a row ended: one that fits an update which leaves the image open has not converged."""
+    """Return why a row ended; one whose update leaves the image open has not converged."""
     if outcome.status is Status.CONVERGED and determined < LEAST_DETERMINED:
         return Status.UNDETERMINED
     return outcome.status

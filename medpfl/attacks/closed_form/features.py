@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 # Below this spread, relative to their size, features are one number: of a network of zeros, say.
 _LEAST_SPREAD = 1e-9
 

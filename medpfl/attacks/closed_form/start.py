@@ -27,8 +27,8 @@ class ClosedForm:
     The last layer's gradient gives its exact input, the features. Where there are more features
     than pixels the image is found by matching them; otherwise the papers' networks are inverted
     layer by layer. Of every other network the layers below the first fully connected one are
-    matched, features and gradients (`Trunk`). Updates that fit none of these (added noise, BatchNorm
-    in train mode, networks too large) start with the fallback.
+    matched, features and gradients (`Trunk`). Updates that fit none of these (added noise,
+    BatchNorm in train mode, networks too large) start with the fallback.
 
     Args:
         fallback: the start where no closed form holds.
@@ -68,8 +68,8 @@ class ClosedForm:
             return None
         try:
             found = self._found(observation)
-        except torch.linalg.LinAlgError:  # a network of zeros: nothing depends on the image
-            return None
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return None  # a network of zeros, say: nothing depends on the image
         if found is None:
             return None
         image, residual, determined = found

@@ -21,7 +21,7 @@ from torch.func import functional_call, grad, vjp
 from medpfl.attacks.closed_form.features import layer_input
 from medpfl.attacks.curvature import gauss_newton
 from medpfl.attacks.determination import determined_share, in_pixels
-from medpfl.attacks.matching import Unknowns
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.optim import LevenbergMarquardt
 from medpfl.optim.base import Curvature, Product
 from medpfl.types import DataSpec, Observation, ServerPayload
@@ -32,12 +32,12 @@ _MOST_UNKNOWNS = 4096
 _MOST_ENTRIES = 500_000_000
 _PRODUCTS_AT_ONCE = 64
 _STEPS = 60
-# Sigmoid networks are below `_WORST` after five steps; what is not by then is stuck (ReLU networks).
+# Sigmoid networks are below `_WORST` after five steps; the others are stuck (ReLU networks).
 _PATIENCE = 12
 _FIRST_DAMPING = 1e-5
 # A few times what the rounding of a float32 client leaves of the equations.
 _SOLVED = 1e-12
-# A step that gains less than this is the end: of what rounding allows, or of a search that is stuck.
+# A step that gains less than this is the end: what is left is rounding, or it is stuck.
 _SLOWEST = 0.03
 # Stuck: no use in asking how much is determined.
 _WORST = 1e-4
@@ -106,7 +106,7 @@ class Trunk:
 def _running_order(
     model: nn.Module, inputs_norm: Tensor
 ) -> tuple[list[tuple[str, nn.Module, int]], int]:
-    """Return the layers with parameters as they run, each with its input's axes, and all entries."""
+    """Return layers with parameters as they run, each with its input's axes, and all entries."""
     ran: list[tuple[str, nn.Module, int]] = []
     entries = 0
 
@@ -206,7 +206,7 @@ def match_trunk(equations: TrunkEquations) -> tuple[Tensor, float, float]:
     )
     state = optimizer.init(grey.unsqueeze(0))
     while bool(state.running.any()):
-        residual, backward = vjp(equations.residual, state.z[0])
+        residual, backward = vjp(equations.residual, state.z[0])[:2]
         value = residual.square().sum()
         (gradient,) = backward(2 * residual)
         optimizer.tell(state, value.reshape(1), gradient.unsqueeze(0))
@@ -229,7 +229,9 @@ def _curvature(equations: TrunkEquations) -> Curvature:
         product = linearise(z)
 
         def in_parts(vectors: Tensor, /) -> Tensor:
-            return torch.cat([product(v) for v in vectors.split(_PRODUCTS_AT_ONCE, dim=1)], dim=1)
+            return torch.cat(
+                [product(v) for v in torch.split(vectors, _PRODUCTS_AT_ONCE, dim=1)], dim=1
+            )
 
         return in_parts
 
