@@ -26,6 +26,7 @@ class Status(StrEnum):
     OUT_OF_STEPS = "out_of_steps"
     NON_FINITE = "non_finite"
     NO_GRADIENT = "no_gradient"
+    UNDETERMINED = "undetermined"
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,10 @@ class Reconstruction:
         evaluations: evaluations of the objective and its gradient.
         seconds: this victim's share of the wall time of the rows it ran beside.
         trace: None where none was asked for.
+        closed_form: whether the image was computed from the update before any search.
+        unknowns: D, what was searched for: pixels, and label scores where these are unknown.
+        determined: the share of the pixels that the update determines at this objective, see
+            `medpfl.attacks.determination`; NaN where that was not asked.
     """
 
     victim_id: str
@@ -189,13 +194,17 @@ class Reconstruction:
     evaluations: int
     seconds: float
     trace: Trace | None = field(default=None, repr=False)
+    closed_form: bool = False
+    unknowns: int = 0
+    determined: float = math.nan
 
 
 @dataclass(frozen=True)
 class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
-    Columns that came later have a default of NaN, not computed, so that older records can be read.
+    Columns that came later have a default, NaN or None: not computed, so that older records can be
+    read.
     """
 
     image_id: str
@@ -224,3 +233,6 @@ class ImageScore:
     ssim_paper_gradinv: float = math.nan
     ssim_oracle: float = math.nan
     mse_oracle: float = math.nan
+    closed_form: bool | None = None
+    unknowns: int | None = None
+    determined: float = math.nan

@@ -10,7 +10,7 @@ from helpers import config, experiment
 
 from medpfl.attacks import AttackContext
 from medpfl.attacks.labels import Counted, SmallestRow
-from medpfl.attacks.matching import Unknowns
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
 from medpfl.metrics import match, ssim
 from medpfl.round import Round

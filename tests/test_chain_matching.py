@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medpfl.attacks.distances import Cosine, Distance, NormalisedError, SquaredError
-from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns, flatten
+from medpfl.attacks.matching import MatchingObjective, Targets, flatten
 from medpfl.attacks.priors import Prior, TotalVariation
 from medpfl.attacks.row_convolution import (
     RowConvolution,
     TransposedConvolution,
 )
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.types import ServerPayload
 
 ROWS, PICTURES, CHANNELS, OUTPUTS = 3, 2, 4, 5

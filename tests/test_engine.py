@@ -19,8 +19,9 @@ from medpfl.attacks import GradientMatching
 from medpfl.attacks.compiled import Compiled
 from medpfl.attacks.distances import NormalisedError, SquaredError
 from medpfl.attacks.labels import Known
-from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns, rows_at_once
+from medpfl.attacks.matching import MatchingObjective, Targets, rows_at_once
 from medpfl.attacks.starts import Normal
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError, MedpflError
 from medpfl.metrics.image_quality import ssim
 from medpfl.optim import LBFGS

@@ -29,17 +29,11 @@ from medpfl._hydra import instantiate
 from medpfl.attacks import GradientMatching
 from medpfl.attacks.distances import Cosine
 from medpfl.attacks.labels import Known
-from medpfl.attacks.matching import (
-    MatchingObjective,
-    Targets,
-    Unknowns,
-    flatten,
-    float_buffers,
-    rows_at_once,
-)
+from medpfl.attacks.matching import MatchingObjective, Targets, flatten, float_buffers, rows_at_once
 from medpfl.attacks.priors import TotalVariation
 from medpfl.attacks.projection import Box, MedianFilter, median_filter
 from medpfl.attacks.starts import Normal
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError, ThreatModelError
 from medpfl.federated import FedSGDClient, FineTune
 from medpfl.optim import LBFGS, Adam

@@ -16,7 +16,8 @@ from torch.func import grad_and_value, vmap
 
 from medpfl.attacks.curvature import gauss_newton
 from medpfl.attacks.distances import Cosine, LeastSquares, NormalisedError, SquaredError
-from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns, flatten
+from medpfl.attacks.matching import MatchingObjective, Targets, flatten
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
 from medpfl.optim import LBFGS, LevenbergMarquardt
 from medpfl.optim.base import Product

@@ -17,12 +17,12 @@ from medpfl.attacks.distances import Cosine, Distance, SquaredError
 from medpfl.attacks.matching import (
     MatchingObjective,
     Targets,
-    Unknowns,
     flatten,
     float_buffers,
     rows_at_once,
     unflatten,
 )
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.init import UniformInit
 from medpfl.types import DataSpec, ServerPayload
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from medpfl.attacks import GradientMatching
 from medpfl.attacks.distances import Cosine, Distance
 from medpfl.attacks.labels import Known
-from medpfl.attacks.matching import Unknowns
 from medpfl.attacks.priors import TotalVariation
 from medpfl.attacks.starts import PatchTiled
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
 from medpfl.optim import LBFGS, BatchedOptimizer, LevenbergMarquardt
 from medpfl.types import DataSpec, Observation, Reconstruction, Status, VictimBatch

@@ -12,9 +12,9 @@ from torch.func import grad, vmap
 from torch.nn import functional
 
 from medpfl.attacks.distances import Cosine, Distance, SquaredError
-from medpfl.attacks.matching import Unknowns
 from medpfl.attacks.priors import OutOfRange, TotalVariation
 from medpfl.attacks.projection import Box, ImageProjection, MedianFilter, median_filter
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
 from medpfl.types import DataSpec
 

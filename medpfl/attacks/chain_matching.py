@@ -29,7 +29,7 @@ from medpfl.attacks.row_convolution import (
 from medpfl.models.sigmoid_cnn import SigmoidCNN
 
 if TYPE_CHECKING:
-    from medpfl.attacks.matching import Unknowns
+    from medpfl.attacks.unknowns import Unknowns
 
 
 class ChainMatching:

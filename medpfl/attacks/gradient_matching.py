@@ -13,15 +13,34 @@ from torch import nn
 
 from medpfl.attacks.base import AttackContext
 from medpfl.attacks.compiled import Compiling
+from medpfl.attacks.converged import ConvergedRows
+from medpfl.attacks.determination import affordable
 from medpfl.attacks.distances import Distance
 from medpfl.attacks.groups import GroupMatching
 from medpfl.attacks.labels import LabelStrategy
-from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns, rows_at_once
+from medpfl.attacks.matching import MatchingObjective, Targets, rows_at_once
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.projection import ImageProjection, Projection
-from medpfl.attacks.stages import Key, Precision, Stage, check_curvature, fitted, stages_of, whole
+from medpfl.attacks.stages import (
+    Key,
+    Precision,
+    Stage,
+    check_curvature,
+    fitted,
+    has_curvature,
+    stages_of,
+    whole,
+)
 from medpfl.attacks.starts import Start
-from medpfl.attacks.victim_rows import Channels, VictimRows, hopeless, members_of
+from medpfl.attacks.unknowns import Unknowns
+from medpfl.attacks.victim_rows import (
+    Channels,
+    Determined,
+    VictimRows,
+    from_closed_form,
+    hopeless,
+    members_of,
+)
 from medpfl.errors import ConfigurationError
 from medpfl.optim import Adam, BatchedOptimizer
 from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
@@ -63,6 +82,9 @@ class GradientMatching:
             (``cudagraphs``). Pays for long runs: compiling takes minutes, once a machine.
         precision: the attacker's floating-point type; the client's own is not affected. ``mixed``:
             `optimizer` in float32, then `polish` in float64, by default `optimizer` again.
+        determination: whether rows that end converged are asked how much of their images the
+            update determines; those below a half end as undetermined. Up to 3,200 unknowns, and
+            where distance and priors are sums of squares.
         trace_points: intermediate reconstructions kept a victim, about; 0 keeps none.
     """
 
@@ -86,6 +108,7 @@ class GradientMatching:
         memory_gb: float | None = None,
         compile: Compiling = False,  # noqa: A002 - the name of the setting
         precision: Precision = "float32",
+        determination: bool = True,
         trace_points: int = 30,
     ) -> None:
         for key, value, least in (
@@ -138,6 +161,7 @@ class GradientMatching:
         self._rows = rows
         self._memory_gb = memory_gb
         self._compiling: Compiling = compile
+        self._determination = determination
         self._trace_points = trace_points
 
     @property
@@ -162,6 +186,7 @@ class GradientMatching:
         unanswered: list[Reconstruction] = []
         queue = Feed(self._queue(chain(ahead, waiting), rows, unanswered))
         separated = self._separated(first, rows)
+        determined = self._determined(first, rows)
         ended: dict[str, list[Outcome[Key]]] = defaultdict(list)
         for outcomes in self._ticks(first, queue, rows, context):
             yield from _drain(unanswered)
@@ -170,7 +195,7 @@ class GradientMatching:
                 siblings.extend(separated(outcome))
                 if self._is_done(siblings):
                     del ended[outcome.key.observation.victim_id]
-                    yield rows.reconstruction(siblings)
+                    yield rows.reconstruction(siblings, determined)
                 elif self._restart_above is not None:
                     again = replace(outcome.key, restart=len(siblings), before=None)
                     queue.put(rows.row(again, self._stages[0].dtype))
@@ -225,6 +250,16 @@ class GradientMatching:
             return members_of(outcome, values)
 
         return separate
+
+    def _determined(self, first: Observation, rows: VictimRows) -> Determined:
+        """Return a function that says which share of an image the update determines."""
+        payload, unknowns = first.payload, rows.unknowns(first)
+        possible = rows.members == 1 and has_curvature(self._distance, self._priors)
+        if not (self._determination and possible and affordable(payload, unknowns)):
+            return from_closed_form
+        stage = replace(self._stages[-1], dtype=torch.float64)
+        objective = self._objective(stage, first, rows, chunk=rows_at_once(payload, unknowns))
+        return ConvergedRows(objective, rows, self._distance)
 
     def _is_done(self, siblings: list[Outcome[Key]]) -> bool:
         """Say whether a victim needs no restart beyond those that have ended."""

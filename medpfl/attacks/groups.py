@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from medpfl.attacks.curvature import gauss_newton
-from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns
+from medpfl.attacks.matching import MatchingObjective, Targets
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.optim.base import Product
 
 # In place of infinity, which the assignment refuses where it cannot be avoided.

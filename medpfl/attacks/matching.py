@@ -1,4 +1,4 @@
-"""The gradient-matching objective of many rows, and the unknowns it is a function of."""
+"""The gradient-matching objective of many rows."""
 
 from __future__ import annotations
 
@@ -15,87 +15,19 @@ from medpfl.attacks.compiled import BatchedFunction, Compiled, Compiling
 from medpfl.attacks.curvature import gauss_newton
 from medpfl.attacks.distances import Distance, LeastSquares
 from medpfl.attacks.priors import Prior, SquaredPrior
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.sigmoid_cnn import SigmoidCNN
 from medpfl.optim.base import Product
 from medpfl.optim.capacity import is_out_of_memory
 from medpfl.optim.rows import RowTable
 from medpfl.optim.shared_rows import SharedRows
-from medpfl.types import DataSpec, ServerPayload
+from medpfl.types import ServerPayload
 
 _ACTIVATIONS_AT_ONCE = 6_000_000
 _BYTES_AT_ONCE = 4_000_000_000
 # The largest block that teaches glibc anything, less its own bookkeeping.
 _KEPT_BYTES = 32 * 2**20 - 2**13
-# Where a sigmoid's slope is still a twentieth of its largest.
-_DARKEST = 0.0125
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-@dataclass(frozen=True)
-class Unknowns:
-    """How a row's vector of D unknowns is read: N images, then, if joint, N x K label scores.
-
-    Args:
-        spec: the kind of data.
-        images: N.
-        classes: K, the network's outputs (more than the data's classes for an ImageNet head).
-        joint_labels: whether the labels are unknowns, too.
-        tied: whether all channels of a pixel are one unknown, a grey value in [0, 1].
-        boxed: whether pixels are sigmoids of their unknowns, and so never leave (0, 1).
-    """
-
-    spec: DataSpec
-    images: int
-    classes: int
-    joint_labels: bool
-    tied: bool = False
-    boxed: bool = False
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """`(N, C, *S)`."""
-        return (self.images, *self.spec.shape)
-
-    @property
-    def label_shape(self) -> tuple[int, int]:
-        """`(N, K)`."""
-        return (self.images, self.classes)
-
-    @property
-    def pixel_shape(self) -> tuple[int, ...]:
-        """`(N, C, *S)`, or `(N, 1, *S)` where the channels are tied."""
-        return (self.images, 1, *self.spec.shape[1:]) if self.tied else self.image_shape
-
-    @property
-    def count(self) -> int:
-        """D."""
-        scores = self.images * self.classes if self.joint_labels else 0
-        return torch.Size(self.pixel_shape).numel() + scores
-
-    def pack(self, images: Tensor, scores: Tensor) -> Tensor:
-        """Return the `(D,)` vector of images in input space and, if joint, label scores.
-
-        Boxed pixels are first moved a little away from black and white, which no sigmoid reaches.
-        """
-        if self.tied or self.boxed:
-            images = self.spec.denormalise(images)
-        if self.tied:
-            images = images.mean(1)
-        if self.boxed:
-            images = images.clamp(_DARKEST, 1 - _DARKEST).logit()
-        parts = [images, scores] if self.joint_labels else [images]
-        return torch.cat([part.flatten() for part in parts])
-
-    def unpack(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return images `(N, C, *S)` in input space and label scores `(N, K)` or None."""
-        count = torch.Size(self.pixel_shape).numel()
-        scores = z[count:].reshape(self.label_shape) if self.joint_labels else None
-        images = z[:count].reshape(self.pixel_shape)
-        if self.boxed:
-            images = images.sigmoid()
-        if self.tied or self.boxed:
-            images = self.spec.normalise(images.expand(self.image_shape))
-        return images, scores
 
 
 @dataclass
@@ -358,17 +290,17 @@ def rows_at_once(
         unknowns: what a row consists of.
         memory: bytes for rows and their evaluation; each gets half.
     """
-    activations = _activations(payload, unknowns)
+    outputs = activations(payload, unknowns)
     parameters = sum(p.numel() for p in payload.parameters.values())
     # Measured on ResNet-18; float64, so that it holds in either precision.
-    bytes_a_row = 8 * (4 * parameters + 6 * activations)
+    bytes_a_row = 8 * (4 * parameters + 6 * outputs)
     if next(iter(payload.parameters.values())).device.type == "cuda":
         return max(1, memory // 2 // bytes_a_row)
     bytes_at_once = min(memory // 2, _BYTES_AT_ONCE)
-    return max(1, min(_ACTIVATIONS_AT_ONCE // activations, bytes_at_once // bytes_a_row))
+    return max(1, min(_ACTIVATIONS_AT_ONCE // outputs, bytes_at_once // bytes_a_row))
 
 
-def _activations(payload: ServerPayload, unknowns: Unknowns) -> int:
+def activations(payload: ServerPayload, unknowns: Unknowns) -> int:
     """Return the number of entries, at least 1, that the layers put out for one row."""
     entries = 0
 

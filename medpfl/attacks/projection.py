@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medpfl.attacks.matching import Unknowns
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
 from medpfl.types import DataSpec
 

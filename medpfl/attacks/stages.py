@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medpfl.attacks.distances import Distance, LeastSquares
 from medpfl.attacks.priors import Prior, SquaredPrior
+from medpfl.attacks.starts import Solution
 from medpfl.errors import ConfigurationError
 from medpfl.optim.base import BatchedOptimizer, SecondOrder
 from medpfl.optim.scheduler import Outcome
@@ -47,12 +48,14 @@ class Key:
         restart: counted from 0.
         labels: `(N,)`, or None where they are unknowns.
         before: None in the first stage.
+        solution: the image as a closed form gave it, where one did; the row started there.
     """
 
     observation: Observation
     restart: int
     labels: Tensor | None
     before: Outcome[Key] | None = None
+    solution: Solution | None = None
 
 
 def stages_of(
@@ -85,6 +88,11 @@ def check_curvature(stages: Sequence[Stage], distance: Distance, priors: Sequenc
                     f"attack.priors: {name} needs sums of squares, which {type(prior).__name__} is "
                     "not. Use OutOfRange or attack.priors=null, or medpfl.optim.LBFGS"
                 )
+
+
+def has_curvature(distance: Distance, priors: Sequence[Prior]) -> bool:
+    """Say whether an objective is a sum of squares."""
+    return isinstance(distance, LeastSquares) and all(isinstance(p, SquaredPrior) for p in priors)
 
 
 def fitted(stage: Stage, unknowns: int, device: torch.device, memory: int) -> Stage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,35 @@ class Start(Protocol):
         self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
         """Return `(N, C, *S)`; `shape` is that shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An image that was computed from its update, not searched for.
+
+    Args:
+        image: `(C, *S)` in the client's input space.
+        determined: the share of its unknowns that the equations determine, see
+            `determined_share`; NaN where that was not asked.
+    """
+
+    image: Tensor
+    determined: float
+
+
+@runtime_checkable
+class Solving(Start, Protocol):
+    """A start that computes the image itself where the update allows it."""
+
+    def solve(self, observation: Observation) -> Solution | None:
+        """Return the image behind an update; None where no closed form holds."""
+        ...
+
+    def draw(
+        self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
+        """Return `(N, C, *S)` without trying that."""
         ...
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from medpfl.attacks.determination import LEAST_DETERMINED
 from medpfl.attacks.labels import LabelStrategy
-from medpfl.attacks.matching import Targets, Unknowns, flatten, float_buffers
+from medpfl.attacks.matching import Targets, flatten, float_buffers
 from medpfl.attacks.stages import Key
-from medpfl.attacks.starts import Start
+from medpfl.attacks.starts import Solving, Start
+from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.structure import last_linear
 from medpfl.optim.scheduler import Outcome, Row, Snapshot
 from medpfl.optim.shared_rows import SharedRows
@@ -22,6 +24,13 @@ from medpfl.seeding import generator
 from medpfl.types import Observation, Reconstruction, Status, Trace
 
 Channels = Literal["free", "tied", "auto"]
+Determined = Callable[[Outcome[Key]], float]
+
+
+def from_closed_form(outcome: Outcome[Key]) -> float:
+    """Return which share of the image a closed form's equations determine; NaN where unknown."""
+    solution = outcome.key.solution
+    return math.nan if solution is None else solution.determined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +91,9 @@ class VictimRows:
             target: where that of another restart serves, too.
         """
         began = time.perf_counter()
+        if isinstance(self.start, Solving) and key.restart == 0:
+            # The same for every restart: the others are to begin elsewhere.
+            key = replace(key, solution=self.start.solve(key.observation))
         restarts = range(key.restart, key.restart + self.members)
         start = torch.cat([self._first_point(replace(key, restart=r)) for r in restarts])
         seconds = time.perf_counter() - began
@@ -113,9 +125,19 @@ class VictimRows:
         start = self._first_point(key)
         return self.reconstruction([Outcome(key, start, math.nan, status, 0, 0, 0.0, ())])
 
-    def reconstruction(self, outcomes: Sequence[Outcome[Key]]) -> Reconstruction:
-        """Hand in the restart of lowest objective; work is that of all of them."""
+    def reconstruction(
+        self, outcomes: Sequence[Outcome[Key]], determined: Determined = from_closed_form
+    ) -> Reconstruction:
+        """Hand in the restart of lowest objective; work is that of all of them.
+
+        Args:
+            outcomes: one a restart.
+            determined: says which share of the unknowns the update determines.
+        """
         best = min(outcomes, key=lambda o: (math.isnan(o.objective), o.objective))
+        began = time.perf_counter()
+        share = determined(best)
+        asked = time.perf_counter() - began
         observation = best.key.observation
         unknowns = self.unknowns(observation)
         images, scores = unknowns.unpack(best.z)
@@ -127,18 +149,33 @@ class VictimRows:
             inputs=_pixels(observation, images),
             labels=labels.cpu(),
             objective=best.objective,
-            status=best.status,
+            status=_status(best, share),
             steps=best.steps,
             evaluations=sum(o.evaluations for o in outcomes),
-            seconds=sum(o.seconds for o in outcomes),
+            seconds=sum(o.seconds for o in outcomes) + asked,
             trace=_trace(best, unknowns),
+            closed_form=best.key.solution is not None,
+            unknowns=unknowns.count,
+            determined=share,
         )
 
     def _first_point(self, key: Key) -> Tensor:
         unknowns = self.unknowns(key.observation)
         stream = generator(self.seed, "start", key.observation.victim_id, key.restart)
-        images = self.start(key.observation, unknowns.image_shape, stream)
+        if key.solution is not None and key.restart == 0:
+            images = key.solution.image.unsqueeze(0)
+        elif isinstance(self.start, Solving):
+            images = self.start.draw(key.observation, unknowns.image_shape, stream)
+        else:
+            images = self.start(key.observation, unknowns.image_shape, stream)
         return unknowns.pack(images, torch.randn(unknowns.label_shape, generator=stream))
+
+
+def _status(outcome: Outcome[Key], determined: float) -> Status:
+    """Return why a row ended; one whose update leaves the image open has not converged."""
+    if outcome.status is Status.CONVERGED and determined < LEAST_DETERMINED:
+        return Status.UNDETERMINED
+    return outcome.status
 
 
 def hopeless(observation: Observation, dtype: torch.dtype) -> Status | None:

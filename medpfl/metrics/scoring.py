@@ -130,6 +130,9 @@ class Scorer:
             ssim_paper_gradinv=published["gradinv"],
             ssim_oracle=oracle.ssim,
             mse_oracle=oracle.mse,
+            closed_form=reconstruction.closed_form,
+            unknowns=reconstruction.unknowns,
+            determined=reconstruction.determined,
         )
 
 

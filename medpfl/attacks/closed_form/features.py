@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Below this spread, relative to their size, features are one number: of a network of zeros, say.
+_LEAST_SPREAD = 1e-9
+
 
 def layer_input(weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor | None:
     """Return the input of a biased linear layer behind an update of one example.
@@ -18,7 +21,8 @@ def layer_input(weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor | None
         bias_gradient: `(K,)`.
 
     Returns:
-        `(F,)` in float64; None where the gradient is zero or not finite.
+        `(F,)` in float64; None where the gradient is zero or not finite, or all entries are equal,
+        so that they tell nothing of what made them.
     """
     rows, bias = weight_gradient.double(), bias_gradient.double()
     largest = bias.abs().max()
@@ -26,4 +30,5 @@ def layer_input(weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor | None
         return None
     scaled = bias / largest  # squares of a gradient of 1e-200 would vanish
     features = (rows / largest * scaled.unsqueeze(1)).sum(0) / scaled.square().sum()
-    return features if bool(features.isfinite().all()) else None
+    varied = float(features.std()) > _LEAST_SPREAD * float(features.abs().max())
+    return features if varied and bool(features.isfinite().all()) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,8 @@ from torch.nn import functional
 from medpfl.attacks.closed_form.feature_matching import match_features
 from medpfl.attacks.closed_form.features import layer_input
 from medpfl.attacks.closed_form.layerwise import ConvolutionInverse
-from medpfl.attacks.starts import Start
+from medpfl.attacks.closed_form.trunk import Trunk, TrunkEquations, image_unknowns, match_trunk
+from medpfl.attacks.starts import Solution, Start
 from medpfl.models.sigmoid_cnn import SigmoidCNN
 from medpfl.types import DataSpec, Observation, ServerPayload
 
@@ -23,8 +25,10 @@ class ClosedForm:
     """Compute the start from the update, where one image is behind it and the network allows.
 
     The last layer's gradient gives its exact input, the features. Where there are more features
-    than pixels the image is found by matching them; otherwise the network is inverted layer by
-    layer. Updates that fit neither (other networks, added noise) start with the fallback.
+    than pixels the image is found by matching them; otherwise the papers' networks are inverted
+    layer by layer. Of every other network the layers below the first fully connected one are
+    matched, features and gradients (`Trunk`). Updates that fit none of these (added noise,
+    BatchNorm in train mode, networks too large) start with the fallback.
 
     Args:
         fallback: the start where no closed form holds.
@@ -40,35 +44,61 @@ class ClosedForm:
         self._several = fallback if several is None else several
         self._largest_residual = largest_residual
         self._prepared: tuple[ServerPayload, list[ConvolutionInverse]] | None = None
+        self._trunk: tuple[ServerPayload, Trunk | None] | None = None
 
     def __call__(
         self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
         """Return the closed-form image `(1, C, *S)`, or what another start gives, `(N, C, *S)`."""
-        if shape[0] > 1:
-            return self._several(observation, shape, generator)
-        image = self._image(observation)
-        if image is None:
-            return self._fallback(observation, shape, generator)
-        return image.unsqueeze(0)
+        solution = self.solve(observation)
+        if solution is None:
+            return self.draw(observation, shape, generator)
+        return solution.image.unsqueeze(0)
 
-    def _image(self, observation: Observation) -> Tensor | None:
-        model = observation.payload.model
-        if not isinstance(model, SigmoidCNN) or observation.kind != "gradient":
+    def draw(
+        self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
+        """Return what another start gives, `(N, C, *S)`."""
+        start = self._several if shape[0] > 1 else self._fallback
+        return start(observation, shape, generator)
+
+    def solve(self, observation: Observation) -> Solution | None:
+        """See `Solving.solve`."""
+        if observation.num_examples != 1 or observation.kind != "gradient":
             return None
-        tensors = observation.tensors
-        features = layer_input(tensors["fc.weight"], tensors["fc.bias"])
-        if features is None:
+        try:
+            found = self._found(observation)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return None  # a network of zeros, say: nothing depends on the image
+        if found is None:
             return None
-        shape = observation.spec.shape
-        if len(features) >= torch.Size(shape).numel():
-            image, residual = self._by_features(observation, features)
-        elif max(s.numel() for s in _shapes(model, shape)[:-1]) <= _LARGEST_DENSE:
-            image, residual = self._layer_by_layer(observation, features)
-        else:
+        image, residual, determined = found
+        if residual > self._largest_residual or not bool(image.isfinite().all()):
             return None
-        trusted = residual <= self._largest_residual and bool(image.isfinite().all())
-        return image.expand(shape) if trusted else None
+        return Solution(image.expand(observation.spec.shape), determined)
+
+    def _found(self, observation: Observation) -> tuple[Tensor, float, float] | None:
+        """Return an image, the residual of its equations, and how much these determine of it."""
+        model, shape = observation.payload.model, observation.spec.shape
+        if isinstance(model, SigmoidCNN):
+            features = layer_input(observation.tensors["fc.weight"], observation.tensors["fc.bias"])
+            if features is None:
+                return None
+            if len(features) >= torch.Size(shape).numel():
+                return *self._by_features(observation, features), math.nan
+            if max(s.numel() for s in _shapes(model, shape)[:-1]) <= _LARGEST_DENSE:
+                return *self._layer_by_layer(observation, features), math.nan
+        return self._by_trunk(observation)
+
+    def _by_trunk(self, observation: Observation) -> tuple[Tensor, float, float] | None:
+        payload, spec = observation.payload, observation.spec
+        if self._trunk is None or self._trunk[0] is not payload:
+            self._trunk = (payload, Trunk.of(payload, spec.shape))
+        trunk = self._trunk[1]
+        if trunk is None or not trunk.suits(image_unknowns(spec).count):
+            return None
+        equations = TrunkEquations.of(observation, trunk)
+        return None if equations is None else match_trunk(equations)
 
     def _by_features(self, observation: Observation, features: Tensor) -> tuple[Tensor, float]:
         extract, spec = _extractor(observation.payload), observation.spec

@@ -1,0 +1,98 @@
+"""What an attack searches for, as one vector: images and, where they are unknown, label scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medpfl.types import DataSpec
+
+# Where a sigmoid's slope is still a twentieth of its largest.
+_DARKEST = 0.0125
+
+
+@dataclass(frozen=True)
+class Unknowns:
+    """How a row's vector of D unknowns is read: N images, then, if joint, N x K label scores.
+
+    Args:
+        spec: the kind of data.
+        images: N.
+        classes: K, the network's outputs (more than the data's classes for an ImageNet head).
+        joint_labels: whether the labels are unknowns, too.
+        tied: whether all channels of a pixel are one unknown, a grey value in [0, 1].
+        boxed: whether pixels are sigmoids of their unknowns, and so never leave (0, 1).
+    """
+
+    spec: DataSpec
+    images: int
+    classes: int
+    joint_labels: bool
+    tied: bool = False
+    boxed: bool = False
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """`(N, C, *S)`."""
+        return (self.images, *self.spec.shape)
+
+    @property
+    def label_shape(self) -> tuple[int, int]:
+        """`(N, K)`."""
+        return (self.images, self.classes)
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """`(N, C, *S)`, or `(N, 1, *S)` where the channels are tied."""
+        return (self.images, 1, *self.spec.shape[1:]) if self.tied else self.image_shape
+
+    @property
+    def count(self) -> int:
+        """D."""
+        scores = self.images * self.classes if self.joint_labels else 0
+        return torch.Size(self.pixel_shape).numel() + scores
+
+    def pack(self, images: Tensor, scores: Tensor) -> Tensor:
+        """Return the `(D,)` vector of images in input space and, if joint, label scores.
+
+        Boxed pixels are first moved a little away from black and white, which no sigmoid reaches.
+        """
+        if self.tied or self.boxed:
+            images = self.spec.denormalise(images)
+        if self.tied:
+            images = images.mean(1)
+        if self.boxed:
+            images = images.clamp(_DARKEST, 1 - _DARKEST).logit()
+        parts = [images, scores] if self.joint_labels else [images]
+        return torch.cat([part.flatten() for part in parts])
+
+    def unpack(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return images `(N, C, *S)` in input space and label scores `(N, K)` or None."""
+        count = torch.Size(self.pixel_shape).numel()
+        scores = z[count:].reshape(self.label_shape) if self.joint_labels else None
+        images = z[:count].reshape(self.pixel_shape)
+        if self.boxed:
+            images = images.sigmoid()
+        if self.tied or self.boxed:
+            images = self.spec.normalise(images.expand(self.image_shape))
+        return images, scores
+
+    def slope(self, z: Tensor) -> Tensor:
+        """Return by how much each pixel's unknown rises where the pixel, in [0, 1], rises by one.
+
+        Args:
+            z: `(D,)`.
+
+        Returns:
+            `(D',)`, one entry a pixel; label scores have none.
+        """
+        own = z[: torch.Size(self.pixel_shape).numel()]
+        if self.boxed:
+            pixels = own.sigmoid()
+            return 1 / (pixels * (1 - pixels))
+        if self.tied:
+            return torch.ones_like(own)
+        one, zero = (torch.full(self.pixel_shape, v).to(own) for v in (1.0, 0.0))
+        return (self.spec.normalise(one) - self.spec.normalise(zero)).flatten()
