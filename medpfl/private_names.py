@@ -10,7 +10,6 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from medpfl.data.ids import check_listed
 from medpfl.errors import ConfigurationError
 from medpfl.report.console import error
 
@@ -45,6 +44,9 @@ def _values(overrides: list[str], key: str) -> Iterator[str]:
 
 
 def _check(select: object) -> None:
+    # Here, because it brings torch along, and Hydra imports callbacks before every other word.
+    from medpfl.data.ids import check_listed
+
     try:
         check_listed(select)
     except ConfigurationError as mistake:

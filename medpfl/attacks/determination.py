@@ -21,7 +21,9 @@ LEAST_DETERMINED = 0.5
 # A Hessian takes a product an unknown, and each product a few evaluations of the network.
 _MOST_UNKNOWNS = 3_200
 _MOST_ENTRIES = 300_000_000
-_FLOAT32_ROUNDING = 2.0**-24
+FLOAT32_ROUNDING = 2.0**-24
+# Of a Hessian's eigenvalues, relative to the largest; LeNet-5's smallest are thirty times that.
+_EIGENVALUE_ROUNDING = 1e-14
 # What an image may hold of a pattern: the standard deviation of pixels that are uniform on [0, 1].
 _CONTRAST = 0.29
 
@@ -41,7 +43,8 @@ def determined_share(hessian: Tensor, objective: float) -> float:
         A share in [0, 1]: patterns determined of D patterns in all.
     """
     curvature = torch.linalg.eigvalsh(hessian)
-    return float((curvature * _CONTRAST**2 / 2 > objective).double().mean())
+    seen = curvature > _EIGENVALUE_ROUNDING * curvature[-1]
+    return float((seen & (curvature * _CONTRAST**2 / 2 > objective)).double().mean())
 
 
 def in_pixels(hessian: Tensor, unknowns: Unknowns, z: Tensor) -> Tensor:
@@ -79,7 +82,7 @@ def rounding(distance: Distance, observation: Observation) -> float:
     sent = [t.double() for t in observation.tensors.values()]
     signs = [torch.ones(t.numel()).index_fill(0, torch.arange(0, t.numel(), 2), -1) for t in sent]
     rounded = [
-        t * (1 + _FLOAT32_ROUNDING * sign.reshape(t.shape).to(t))
+        t * (1 + FLOAT32_ROUNDING * sign.reshape(t.shape).to(t))
         for t, sign in zip(sent, signs, strict=True)
     ]
     return float(distance(rounded, sent))

@@ -20,7 +20,7 @@ from torch.func import functional_call, grad, vjp
 
 from medpfl.attacks.closed_form.features import layer_input
 from medpfl.attacks.curvature import gauss_newton
-from medpfl.attacks.determination import determined_share, in_pixels
+from medpfl.attacks.determination import FLOAT32_ROUNDING, determined_share, in_pixels
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.optim import LevenbergMarquardt
 from medpfl.optim.base import Curvature, Product
@@ -157,6 +157,11 @@ class TrunkEquations:
         sent = {n: tensors[n] for n in trunk.below if float(tensors[n].norm()) > 0}
         return cls(trunk, features, above, sent, image_unknowns(observation.spec))
 
+    @property
+    def rounding(self) -> float:
+        """What the rounding of a float32 client alone leaves of the squared residual."""
+        return FLOAT32_ROUNDING**2 * (1 + len(self.sent))
+
     def residual(self, z: Tensor) -> Tensor:
         """Return what an image, a vector `(D,)`, leaves unexplained, `(R,)`."""
         inputs_norm, _ = self.unknowns.unpack(z)
@@ -218,7 +223,8 @@ def match_trunk(equations: TrunkEquations) -> tuple[Tensor, float, float]:
         return unknowns.unpack(best[0])[0][0], math.inf, 0.0
     units = torch.eye(best.shape[1], dtype=torch.float64).unsqueeze(0)
     hessian = curvature(best, torch.zeros(1, dtype=torch.int64))(units)[0]
-    share = determined_share(in_pixels(hessian, unknowns, best[0]), value)
+    left = max(value, equations.rounding)
+    share = determined_share(in_pixels(hessian, unknowns, best[0]), left)
     return unknowns.unpack(best[0])[0][0], math.sqrt(value), share
 
 
