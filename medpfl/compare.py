@@ -19,7 +19,7 @@ from rich.text import Text
 from medpfl.errors import DataError, MedpflError
 from medpfl.metrics.bootstrap import bootstrap_mean
 from medpfl.metrics.paired import mcnemar_exact
-from medpfl.metrics.success import wilson
+from medpfl.metrics.rates import wilson
 from medpfl.report.console import error as print_error
 from medpfl.report.console import make_console
 from medpfl.report.tables import format_interval, format_number, format_percent

@@ -195,7 +195,7 @@ class Reconstruction:
 class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
-    Columns that came later have a default of NaN, not computed, so that older records can be read.
+    Columns that came later have a default, NaN or no text, so that older records can be read.
     """
 
     image_id: str
@@ -224,3 +224,5 @@ class ImageScore:
     ssim_paper_gradinv: float = math.nan
     ssim_oracle: float = math.nan
     mse_oracle: float = math.nan
+    grade: str = ""
+    grade_mean_image: str = ""

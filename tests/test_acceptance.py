@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import config, experiment
 
-from medpfl.metrics.success import is_zero_gradient
+from medpfl.metrics.rates import is_zero_gradient
 from medpfl.round import Round
 from medpfl.runner import run
 

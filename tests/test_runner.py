@@ -18,7 +18,7 @@ from helpers import config
 from medpfl import runner
 from medpfl.errors import MedpflError
 from medpfl.metrics import Summary
-from medpfl.metrics.success import is_zero_gradient, wilson
+from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.report.record import load_victim
 from medpfl.runner import run
 from medpfl.types import ImageScore

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from medpfl.metrics.success import wilson
+from medpfl.metrics.rates import wilson
 from medpfl.paper.dots import dot_plot
 from medpfl.paper.reported import ROWS, PaperRow
 from medpfl.paper.results import Estimate, JobResult, failures

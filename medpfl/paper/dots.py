@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from medpfl.metrics.success import wilson
+from medpfl.metrics.rates import wilson
 from medpfl.paper.reported import ROWS
 from medpfl.paper.results import Estimate, JobResult
 from medpfl.report.figures import GRID, INK, MUTED, new_figure, save_both, write_head

@@ -19,14 +19,19 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from torch import Tensor
 
+from medpfl.metrics.grades import Grade
 from medpfl.report._atomic import replacing
+from medpfl.report.palette import FAILURE, GRID, INK, MUTED, PARTIAL, SUCCESS, SYNTHETIC_INK
+from medpfl.report.words import how_it_ended
 
 MAX_PAIRS = 24
 _PAIRS_PER_ROW = 4
 _DPI = 160
-INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
-# Okabe and Ito, 2008: told apart by readers with any colour vision; marks say it once more.
-SUCCESS, FAILURE, _WARNING = "#0072b2", "#d55e00", "#b8860b"
+_SOLVED, _HALF, _MISSED = (
+    "\N{CHECK MARK}",
+    "\N{CIRCLE WITH LEFT HALF BLACK}",
+    "\N{BALLOT X}",
+)
 _LONGEST_ID = 30
 
 Array = Tensor | npt.NDArray[Any]
@@ -43,6 +48,7 @@ class GalleryItem:
         reconstruction: `(C, *S)` in [0, 1].
         ssim: SSIM between the two.
         status: why the attack ended.
+        grade: what the reconstruction shows; empty where it was not graded.
     """
 
     image_id: str
@@ -50,6 +56,7 @@ class GalleryItem:
     reconstruction: Array
     ssim: float
     status: str
+    grade: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,10 @@ def gallery(
     )
     for index, item in enumerate(shown):
         _draw_pair(figure, grid, index, item, threshold)
-    solved = sum(item.ssim >= threshold for item in items)
     slices = any(len(item.original.shape) > 3 for item in items)
     caption = (
         f"Left: original, right: reconstruction{' (middle slices)' if slices else ''}.\n"
-        f"{len(shown)} of {len(items)} images shown; "
-        f"{solved} of {len(items)} reach SSIM {threshold:g} (\N{CHECK MARK})."
+        f"{len(shown)} of {len(items)} images shown; {_counted(items, threshold)}."
     )
     write_head(figure, title, caption, synthetic=synthetic)
     _save(figure, path)
@@ -192,8 +197,7 @@ def _draw_pair(
     figure: Figure, grid: GridSpec, index: int, item: GalleryItem, threshold: float
 ) -> None:
     cell = grid[index // grid.ncols, index % grid.ncols].subgridspec(1, 2, wspace=0.04)
-    success = item.ssim >= threshold
-    colour = SUCCESS if success else FAILURE
+    mark, word, colour = _verdict(item, threshold)
     for half, image in enumerate((item.original, item.reconstruction)):
         axes = figure.add_subplot(cell[half])
         picture = as_picture(image)
@@ -207,9 +211,8 @@ def _draw_pair(
                 f"{_shortened(item.image_id)}\n", loc="left", fontsize=7, color=INK, pad=2.5
             ).set_parse_math(False)
             left = axes
-    mark = "\N{CHECK MARK}" if success else f"\N{BALLOT X} {item.status},"
     left.annotate(
-        f"{mark} SSIM {item.ssim:.3f}",
+        f"{mark} {word}SSIM {item.ssim:.3f}",
         (0, 1),
         (0, 2.5),
         xycoords="axes fraction",
@@ -219,6 +222,24 @@ def _draw_pair(
         color=colour,
         annotation_clip=False,
     )
+
+
+def _verdict(item: GalleryItem, threshold: float) -> tuple[str, str, str]:
+    """Return the mark, the word and the colour of an image."""
+    if item.ssim >= threshold:
+        return _SOLVED, f"{item.grade}, " if item.grade else "", SUCCESS
+    if item.grade == Grade.RECOGNISABLE:
+        return _HALF, f"{item.grade}, ", PARTIAL
+    return _MISSED, f"{how_it_ended(item.status)}, ", FAILURE
+
+
+def _counted(items: Sequence[GalleryItem], threshold: float) -> str:
+    """Return how many images reach the threshold, and how many more are recognisable."""
+    n = len(items)
+    marks = [_verdict(item, threshold)[0] for item in items]
+    reached = f"{marks.count(_SOLVED)} of {n} reach SSIM {threshold:g} ({_SOLVED})"
+    partly = marks.count(_HALF)
+    return f"{reached}, {partly} more are recognisable ({_HALF})" if partly else reached
 
 
 def as_picture(image: Array) -> npt.NDArray[Any]:
@@ -313,7 +334,7 @@ def write_head(figure: Figure, title: str, caption: str, *, synthetic: bool) -> 
             ha="right",
             fontsize=10,
             fontweight="bold",
-            color=_WARNING,
+            color=SYNTHETIC_INK,
         )
 
 
