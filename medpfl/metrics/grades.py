@@ -9,9 +9,9 @@ scans 0.1. Grades are therefore read against images that have nothing to do with
   own original. A guess that knows nothing of the image passes with a chance of one in k + 1;
 - ``nothing``: all else, and what was handed in without a gradient to go by.
 
-Recognisable has no threshold of its own, because none works: noise lowers the SSIM of a picture that
-everybody would know again to below what two smooth pictures share, and the mean image, which shows
-nobody, is nearer to most images than any other image is.
+Recognisable has no threshold of its own, because none works: noise lowers the SSIM of a picture
+that everybody would know again to below what two smooth pictures share, and the mean image, which
+shows nobody, is nearer to most images than any other image is.
 """
 
 from __future__ import annotations

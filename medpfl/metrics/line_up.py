@@ -1,4 +1,4 @@
-"""A line-up: which of many images does a reconstruction look like?"""
+"""A line-up: which of many images a reconstruction looks like."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Figures are built on matplotlib's objects, never on pyplot: nothing global is to
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,12 @@ _SOLVED, _HALF, _MISSED = (
     "\N{BALLOT X}",
 )
 _LONGEST_ID = 30
+# Inches of a figure's head: where the caption begins, a line of it, and what follows it.
+_MARGIN, _TITLE, _LINE, _BELOW_HEAD = 0.15, 0.38, 0.145, 0.1
+# Of small text, on average and a little more.
+_LETTERS_AN_INCH = 15.5
+# Above a pair: its name and its verdict.
+_TWO_LINES = 0.26
 
 Array = Tensor | npt.NDArray[Any]
 Series = npt.NDArray[np.float64]
@@ -100,7 +107,14 @@ def gallery(
     # At least two columns wide: room for the title over a single pair.
     columns = max(2, min(_PAIRS_PER_ROW, len(shown)))
     rows = math.ceil(len(shown) / columns)
-    width, height = 2.5 * columns, 1.62 * rows + 0.9
+    slices = any(len(item.original.shape) > 3 for item in items)
+    caption = (
+        f"Left: original, right: reconstruction{' (middle slices)' if slices else ''}.\n"
+        f"{len(shown)} of {len(items)} images shown; {_counted(items, threshold)}."
+    )
+    width = 2.5 * columns
+    head = head_inches(caption, width) + _TWO_LINES
+    height = 1.62 * rows + head - 0.12
     figure = new_figure(width, height)
     grid = GridSpec(
         rows,
@@ -108,20 +122,15 @@ def gallery(
         figure=figure,
         left=0.15 / width,
         right=1 - 0.15 / width,
-        top=1 - 1.02 / height,
+        top=1 - head / height,
         bottom=0.1 / height,
         wspace=0.08,
         hspace=0.42,
     )
     for index, item in enumerate(shown):
         _draw_pair(figure, grid, index, item, threshold)
-    slices = any(len(item.original.shape) > 3 for item in items)
-    caption = (
-        f"Left: original, right: reconstruction{' (middle slices)' if slices else ''}.\n"
-        f"{len(shown)} of {len(items)} images shown; {_counted(items, threshold)}."
-    )
     write_head(figure, title, caption, synthetic=synthetic)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def traces(
@@ -149,7 +158,6 @@ def traces(
         raise ValueError("traces: no item has a trace; there is nothing to draw")
     figure = new_figure(7.2, 6.0)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1))
-    figure.subplots_adjust(left=0.1, right=0.97, top=0.85, bottom=0.09, hspace=0.09)
     steps = [_series(curve.steps) for curve in curves]
     ssim = [_series(curve.ssim) for curve in curves]
     objective, floored = _positive([_series(curve.objective) for curve in curves])
@@ -163,8 +171,11 @@ def traces(
         bottom.set_yscale("log")
     figure.align_ylabels([top, bottom])
     _legend(top, solved, threshold)
-    write_head(figure, title, _trace_caption(len(items), len(curves), floored), synthetic=synthetic)
-    _save(figure, path)
+    caption = _trace_caption(len(items), len(curves), floored)
+    top_inches = head_inches(caption, figure.get_figwidth()) + 0.1
+    figure.subplots_adjust(left=0.1, right=0.97, top=1 - top_inches / 6.0, bottom=0.09, hspace=0.09)
+    write_head(figure, title, caption, synthetic=synthetic)
+    save_png(figure, path)
 
 
 def evenly_spread(total: int, most: int) -> list[int]:
@@ -317,14 +328,31 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def wrapped(caption: str, width: float) -> str:
+    """Break a caption's lines so that they fit into a figure of a width in inches."""
+    letters = int((width - 2 * _MARGIN) * _LETTERS_AN_INCH)
+    return "\n".join(textwrap.fill(line, letters) for line in caption.splitlines())
+
+
+def head_inches(caption: str, width: float) -> float:
+    """Return the room that `write_head` takes at the top of a figure of a width in inches."""
+    return _TITLE + _LINE * len(wrapped(caption, width).splitlines()) + _BELOW_HEAD
+
+
 def write_head(figure: Figure, title: str, caption: str, *, synthetic: bool) -> None:
-    """Write title and caption at the top left, and whether the images are made up."""
+    """Write title and caption at the top left, and whether the images are made up.
+
+    Its height is `head_inches`: leave room for it.
+    """
+    caption = wrapped(caption, figure.get_figwidth())
     height = figure.get_figheight()
-    left = 0.15 / figure.get_figwidth()
+    left = _MARGIN / figure.get_figwidth()
     figure.text(
         left, 1 - 0.12 / height, title, va="top", fontsize=12, fontweight="bold", color=INK
     ).set_parse_math(False)
-    figure.text(left, 1 - 0.38 / height, caption, va="top", fontsize=8, color=MUTED)
+    figure.text(
+        left, 1 - _TITLE / height, caption, va="top", fontsize=8, color=MUTED, linespacing=1.2
+    ).set_parse_math(False)
     if synthetic:
         figure.text(
             1 - left,
@@ -338,7 +366,8 @@ def write_head(figure: Figure, title: str, caption: str, *, synthetic: bool) -> 
         )
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG that is there whole or not at all."""
     with replacing(path) as file:
         # Without matplotlib's version in it, the same figure is the same file.
         figure.savefig(file, format="png", metadata={"Software": None})
@@ -347,7 +376,7 @@ def _save(figure: Figure, path: Path) -> None:
 def save_both(figure: Figure, stem: Path) -> dict[str, Path]:
     """Write a figure as PNG and as PDF, and return the two files by suffix."""
     files = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "pdf")}
-    _save(figure, files["png"])
+    save_png(figure, files["png"])
     with replacing(files["pdf"]) as file:
         figure.savefig(file, format="pdf", metadata={"CreationDate": None, "Producer": None})
     return files
