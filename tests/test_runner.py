@@ -179,11 +179,11 @@ def progress_that_raises(error: BaseException, *, after: int):
     """Return a stand-in for `progress` that raises once so many images are done."""
 
     class Shown:
-        def update(self, done: int, successes: int, steps: str = "") -> None:
+        def update(self, done: int, successes: int, left: float | None = None) -> None:
             if done >= after:
                 raise error
 
-        def pulse(self, text: str) -> None:
+        def pulse(self, text: str, left: float | None = None) -> None:
             pass
 
     @contextmanager

@@ -45,9 +45,9 @@ __all__ = ["SweepOutcome", "SweepReport", "collect", "show", "write_report"]
 _NOTE = (
     "ASR: share of the images whose reconstruction reaches the SSIM threshold, with its 95 % "
     "interval. Recognisable: share of the images that are at least recognisable, told from other "
-    "images of the dataset. Ceiling: share of the images whose gradient, squared in float32, is not "
-    "zero. All zeros and mean image: the SSIM of guesses that need no attack. Noise scale and SNR: "
-    "means over the images; none where nothing was added."
+    "images of the dataset. Ceiling: share of the images whose gradient, squared in float32, is "
+    "not zero. All zeros and mean image: the SSIM of guesses that need no attack. Noise scale and "
+    "SNR: means over the images; none where nothing was added."
 )
 _BRIEF = ("ASR % (95 %)", "recog. %", "n", "SSIM", "s/image")
 _NOISE = ("scale", "SNR dB")
@@ -276,7 +276,7 @@ def _brief(row: Row, *, noisy: bool) -> list[str | Text]:
     measured = _measures(row)
     rate = f"{measured['ASR'].removesuffix(' %')} {measured['95 %']}"
     leaked = measured["recognisable"].removesuffix(" %")
-    cells = [rate, leaked, *(measured[key] for key in ("n", "SSIM", "s / image"))]
+    cells: list[str | Text] = [rate, leaked, *(measured[key] for key in ("n", "SSIM", "s / image"))]
     return cells + ([measured["noise scale"], measured["SNR (dB)"]] if noisy else [])
 
 

@@ -79,9 +79,9 @@ def _draw_rates(axes: Axes, line: int, row: Row) -> None:
 
 
 def _interval(axes: Axes, y: float, row: Row, name: str, colour: str, *, filled: bool) -> None:
-    ends = [row.get(f"{name}_low"), row.get(f"{name}_high")]
-    if None not in ends:
-        axes.plot(ends, [y, y], color=colour, linewidth=1.3)
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    if low is not None and high is not None:
+        axes.plot([low, high], [y, y], color=colour, linewidth=1.3)
     face = colour if filled else "white"
     axes.plot([row[name]], [y], "o", color=colour, markerfacecolor=face, markersize=5)
 
