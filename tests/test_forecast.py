@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from helpers import experiment
+from helpers import context, experiment
 from test_console import Clock
 
 from medpfl.attacks.base import Work
@@ -88,10 +90,7 @@ def test_of_several_passes_nothing_is_said_before_the_last_is_known():
     assert forecast.seconds_left() == pytest.approx(6 / 11)
 
 
-def test_an_attack_reports_its_steps_and_their_maximum(monkeypatch):
-    from dataclasses import replace
-
-    from helpers import context
+def test_an_attack_reports_its_steps_and_their_maximum():
 
     e = experiment(
         "n_images=2",

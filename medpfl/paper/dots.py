@@ -63,7 +63,8 @@ def dot_plot(stem: Path, results: Sequence[JobResult], *, title: str, note: str)
         axes.spines[["top", "right", "left"]].set_visible(False)
     left.tick_params(axis="y", labelcolor=INK)
     predictions = any(r.problem is None and r.predicted is not None for r in results)
-    _legend(left, predictions=predictions)
+    shown = {name for result in results for name in series(result)[0]}
+    _legend(left, shown=shown, predictions=predictions)
     write_head(figure, title, caption, synthetic=False)
     return save_both(figure, stem)
 
@@ -101,8 +102,10 @@ def _draw_line(
         axes.plot([predicted] * 2, [line - 0.38, line + 0.38], color=INK, linestyle=(0, (2, 2)))
 
 
-def _legend(axes: Axes, *, predictions: bool) -> None:
+def _legend(axes: Axes, *, shown: set[str], predictions: bool) -> None:
     for name, (colour, marker) in _SERIES.items():
+        if name not in shown:
+            continue
         axes.plot([], [], marker=marker, color=colour, markersize=5, linewidth=1.4, label=name)
     if predictions:
         axes.plot([], [], color=INK, linestyle=(0, (2, 2)), label="predicted by class shares")
