@@ -49,8 +49,9 @@ _NOTE = (
     "not zero. All zeros and mean image: the SSIM of guesses that need no attack. Noise scale and "
     "SNR: means over the images; none where nothing was added."
 )
-_BRIEF = ("ASR % (95 %)", "recog. %", "n", "SSIM", "s/image")
-_NOISE = ("scale", "SNR dB")
+_BRIEF = ("ASR % (95 %)", "recog. %", "n", "SSIM")
+# Instead of one another: both do not fit beside two settings in 80 columns.
+_NOISE, _TIME = ("noise", "SNR dB"), ("s/image",)
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def show(outcome: SweepOutcome, *, console: Console | None = None) -> None:
     for heading in _short(axes):
         table.add_column(heading, overflow="fold")
     noisy = any(row.get("noise_scale_mean") is not None for row in rows)
-    for heading in (*_BRIEF, *(_NOISE if noisy else ())):
+    for heading in (*_BRIEF, *(_NOISE if noisy else _TIME)):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         varied = (_text(row[axis]) for axis in axes)
@@ -271,13 +272,14 @@ def _markdown(outcome: SweepOutcome, sweep_dir: Path) -> str:
 def _brief(row: Row, *, noisy: bool) -> list[str | Text]:
     """Return the cells of the printed table: what fits beside two settings in 80 columns."""
     if row["status"] != COMPLETE:
-        empty = [""] * (len(_BRIEF) - 1 + (len(_NOISE) if noisy else 0))
+        empty = [""] * (len(_BRIEF) - 1 + len(_NOISE if noisy else _TIME))
         return [Text(row["status"], style=ERROR_STYLE), *empty]
     measured = _measures(row)
     rate = f"{measured['ASR'].removesuffix(' %')} {measured['95 %']}"
     leaked = measured["recognisable"].removesuffix(" %")
-    cells: list[str | Text] = [rate, leaked, *(measured[key] for key in ("n", "SSIM", "s / image"))]
-    return cells + ([measured["noise scale"], measured["SNR (dB)"]] if noisy else [])
+    cells: list[str | Text] = [rate, leaked, *(measured[key] for key in ("n", "SSIM"))]
+    last = ("noise scale", "SNR (dB)") if noisy else ("s / image",)
+    return [*cells, *(measured[key] for key in last)]
 
 
 def _short(axes: Sequence[str]) -> list[str]:
