@@ -110,7 +110,7 @@ class Summary:
     noise_scale_mean: float | None = None
     snr_db_mean: float | None = None
     unsolved: Mapping[str, int] = field(default_factory=dict)
-    cautions: tuple[str, ...] = ()
+    cautions: Sequence[str] = ()
 
 
 def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> Summary:
@@ -159,7 +159,7 @@ def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> S
         noise_scale_mean=_mean_or_none(s.noise_scale for s in scores),
         snr_db_mean=_mean_or_none(s.snr_db for s in scores),
         unsolved=_statuses(s for s in scores if not s.success),
-        cautions=cautions(scores, grading),
+        cautions=list(cautions(scores, grading)),
         **_grades(scores, grading),
     )
 

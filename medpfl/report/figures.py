@@ -250,7 +250,7 @@ def _counted(items: Sequence[GalleryItem], threshold: float) -> str:
     marks = [_verdict(item, threshold)[0] for item in items]
     reached = f"{marks.count(_SOLVED)} of {n} reach SSIM {threshold:g} ({_SOLVED})"
     partly = marks.count(_HALF)
-    return f"{reached}, {partly} more are recognisable ({_HALF})" if partly else reached
+    return f"{reached}, {partly} more recognisable ({_HALF})" if partly else reached
 
 
 def as_picture(image: Array) -> npt.NDArray[Any]:

@@ -33,7 +33,7 @@ def sweep_figure(path: Path, rows: Sequence[Row], labels: Sequence[str], *, titl
     Returns:
         Whether there was anything to draw.
     """
-    if not any(row.get("n") for row in rows):
+    if not any(row.get("asr") is not None for row in rows):
         return False
     shown = rows[:_MOST_JOBS]
     caption = (
@@ -70,7 +70,7 @@ def sweep_figure(path: Path, rows: Sequence[Row], labels: Sequence[str], *, titl
 
 
 def _draw_rates(axes: Axes, line: int, row: Row) -> None:
-    if not row.get("n"):
+    if row.get("asr") is None:
         axes.text(0.5, line, str(row["status"]), fontsize=8, color=MUTED, ha="center", va="center")
         return
     _interval(axes, line - 0.13, row, "asr", SUCCESS, filled=True)
