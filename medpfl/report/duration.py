@@ -9,8 +9,9 @@ from medpfl.report.tables import format_seconds
 from medpfl.round import Round
 
 _LONG = 600.0
-# Where rows may end early they mostly do, long before their last step.
-_EARLY = 20
+# Where rows may end early they mostly do, long before their last step: the papers' attacks after
+# one in thirty. The bound itself would frighten whoever starts a run of a minute.
+_EARLY = 100
 # So few evaluations end before long on any device, and are not worth timing one.
 _FEW = 2000
 
