@@ -69,8 +69,9 @@ class LineUp:
 
 def _averaged(images: Array) -> Array:
     """Average `(k, C, *S)` in SSIM's Gaussian window, wherever all of it lies inside."""
-    for axis in range(2, images.ndim):
-        images = np.moveaxis(np.moveaxis(images, axis, -1) @ _windows(images.shape[axis]), -1, axis)
+    for _ in range(2, images.ndim):
+        # The axis that was averaged over goes to the end, so that the next one is the third.
+        images = np.tensordot(images, _windows(images.shape[2]), axes=(2, 0))
     return images
 
 
