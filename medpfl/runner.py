@@ -10,10 +10,13 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from medpfl.attacks import AttackContext
+from medpfl.attacks.base import Work
 from medpfl.experiment import Experiment, build
-from medpfl.metrics import Summary, ssim_over_steps, summarise
+from medpfl.metrics import Grading, Summary, calibrate, line_up_size, ssim_over_steps
 from medpfl.report.console import announce, progress
+from medpfl.report.duration import longest_time
 from medpfl.report.ending import draw, say_how_it_ended, say_interrupted
+from medpfl.report.forecast import Forecast
 from medpfl.report.plan import describe_device, make_plan
 from medpfl.report.profile_file import write_profile
 from medpfl.report.record import RunRecord
@@ -63,7 +66,7 @@ def carry_out(config: DictConfig, record: RunRecord) -> Summary:
         experiment = build(config)
         record.note_device(describe_device(experiment.device))
         attack(experiment, record)
-        summary = summarise(record.scores)
+        summary = record.summarise()
         with record.writing():
             with experiment.profiler.phase("figures"):
                 draw(record, experiment)
@@ -89,26 +92,44 @@ def _closing(record: RunRecord) -> Iterator[None]:
 def attack(experiment: Experiment, record: RunRecord) -> None:
     """Attack every victim of the round that is not on record, and put it there as it finishes."""
     e, round_ = experiment, Round(experiment)
-    announce(make_plan(e, round_, record.folder))
+    announce(make_plan(e, round_, record.folder, duration=longest_time(e, round_)))
     record.plan(round_.image_ids)
     round_.leave_out(record.victims())
     mean_image = e.data.mean_image()
+    record.grading = grading = grading_of(e)
     before, successes = len(record.scores), 0
-    with progress(len(round_.image_ids) - before) as shown:
-        context = AttackContext(
-            seed=e.seed,
-            device=e.device,
-            progress=lambda rows, step: shown.pulse(f"{rows} rows, step {step}"),
-            profiler=e.profiler,
-        )
+    images = len(round_.image_ids) - before
+    forecast = Forecast(images // e.federation.batch_size)
+    with progress(images) as shown:
+
+        def follow(work: Work) -> None:
+            forecast.follow(work)
+            shown.pulse(forecast.where(), forecast.seconds_left())
+
+        context = AttackContext(seed=e.seed, device=e.device, progress=follow, profiler=e.profiler)
         observations = e.profiler.drawn("client", round_.observations())
         for reconstruction in e.attack.reconstruct(observations, context):
             victim, facts = round_.pending.pop(reconstruction.victim_id)
             with e.profiler.phase("scoring"):
-                scores = e.scorer.score(victim, reconstruction, facts, mean_image, spec=e.data.spec)
+                scores = e.scorer.score(
+                    victim, reconstruction, facts, mean_image, spec=e.data.spec, grading=grading
+                )
                 trace = reconstruction.trace
                 ssim_trace = None if trace is None else ssim_over_steps(victim, trace)
             with e.profiler.phase("writing"):
                 record.add(victim, reconstruction, scores, ssim_trace)
             successes += sum(score.success for score in scores)
-            shown.update(len(record.scores) - before, successes)
+            if reconstruction.evaluations == 0:
+                forecast.leave_out()
+            shown.update(len(record.scores) - before, successes, forecast.seconds_left())
+
+
+def grading_of(experiment: Experiment) -> Grading:
+    """Calibrate the grades on images spread over the attacked split, whichever are attacked."""
+    data = experiment.data
+    with experiment.profiler.phase("scoring"):
+        return calibrate(
+            data.images.sample(line_up_size(data.spec.shape)),
+            threshold=experiment.scorer.threshold,
+            seed=experiment.seed,
+        )

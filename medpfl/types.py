@@ -203,8 +203,8 @@ class Reconstruction:
 class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
-    Columns that came later have a default, NaN or None: not computed, so that older records can be
-    read.
+    Columns that came later have a default, NaN, None or no text: not computed, so that older
+    records can be read.
     """
 
     image_id: str
@@ -236,3 +236,5 @@ class ImageScore:
     closed_form: bool | None = None
     unknowns: int | None = None
     determined: float = math.nan
+    grade: str = ""
+    grade_mean_image: str = ""

@@ -9,7 +9,7 @@ import re
 import pytest
 from helpers import config, experiment, sample_images
 
-from medpfl.metrics.success import is_zero_gradient
+from medpfl.metrics.rates import is_zero_gradient
 from medpfl.round import Round
 from medpfl.runner import run
 

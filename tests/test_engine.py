@@ -41,6 +41,10 @@ def test_rows_follow_from_memory_and_bytes() -> None:
     cuda = torch.device("cuda")
     assert rows_that_fit(memory=6_000, bytes_a_row=10, device=cuda) == 100
     assert rows_that_fit(memory=6_000, bytes_a_row=10, device=CPU) == 64
+    for at_once, rows in ((1, 8), (17, 8), (40, 20), (500, 64)):
+        found = rows_that_fit(memory=6_000, bytes_a_row=10, device=CPU, at_once=at_once)
+        assert found == rows
+    assert rows_that_fit(memory=6_000, bytes_a_row=10, device=cuda, at_once=17) == 100
     assert rows_that_fit(memory=600, bytes_a_row=10, device=CPU) == 10
     assert rows_that_fit(memory=1, bytes_a_row=10**9, device=cuda) == 1
 

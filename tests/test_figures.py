@@ -13,21 +13,31 @@ import torch
 from helpers import sample_images
 from PIL import Image
 
+from medpfl.report import palette
 from medpfl.report.figures import (
     GalleryItem,
     TraceCurve,
     evenly_spread,
     gallery,
+    head_inches,
     median_curve,
+    new_figure,
     traces,
+    wrapped,
+    write_head,
+)
+from medpfl.report.palette import FAILURE, PARTIAL, SUCCESS
+
+BLUE, AMBER, VERMILLION = (
+    tuple(bytes.fromhex(colour[1:])) for colour in (SUCCESS, PARTIAL, FAILURE)
 )
 
-BLUE, VERMILLION = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 
-
-def item(image_id: str, *, ssim: float, shape: tuple[int, ...] = (3, 8, 8)) -> GalleryItem:
+def item(
+    image_id: str, *, ssim: float, shape: tuple[int, ...] = (3, 8, 8), grade: str = ""
+) -> GalleryItem:
     grey = torch.full(shape, 0.5)
-    return GalleryItem(image_id, grey, grey.numpy(), ssim, "converged")
+    return GalleryItem(image_id, grey, grey.numpy(), ssim, "converged", grade)
 
 
 def pixels(path: Path) -> npt.NDArray[np.uint8]:
@@ -54,6 +64,46 @@ def test_successes_and_failures_have_their_own_colour(tmp_path: Path) -> None:
     assert count(path, VERMILLION) > 500
 
 
+def test_what_is_recognisable_is_no_mere_failure(tmp_path: Path) -> None:
+    path = tmp_path / "gallery.png"
+    draw(path, [item("a", ssim=0.6, grade="recognisable")])
+    assert count(path, AMBER) > 500
+    assert count(path, VERMILLION) == 0
+    draw(path, [item("a", ssim=0.6, grade="nothing")])
+    assert count(path, AMBER) == 0
+    assert count(path, VERMILLION) > 500
+
+
+def test_terminal_colours_are_readable_on_light_and_dark() -> None:
+    styles = {n: v for n, v in vars(palette).items() if n.endswith("_STYLE")}
+    assert len(styles) >= 3
+    for name, style in styles.items():
+        colour = style.split()[-1]
+        for background in ("#ffffff", "#000000"):
+            assert palette.contrast(colour, background) >= 4.5, name
+
+
+def test_coloured_text_in_figures_is_readable_on_white() -> None:
+    for colour in (palette.INK, palette.MUTED, SUCCESS, PARTIAL, FAILURE, *palette.SERIES):
+        assert palette.contrast(colour, "#ffffff") >= 4.5, colour
+    assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert palette.contrast("#777777", "#777777") == pytest.approx(1)
+
+
+@pytest.mark.parametrize("width", [5.0, 9.0, 12.0])
+@pytest.mark.parametrize("letter", ["n", "m. ", "word of "])
+def test_no_caption_leaves_its_figure(width: float, letter: str) -> None:
+    caption = (letter * 300)[:300] if " " in letter else f"{letter * 9} " * 30
+    figure = new_figure(width, 4.0)
+    write_head(figure, "title", caption, synthetic=True)
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in figure.texts]
+    assert len(wrapped(caption, width).splitlines()) > 1
+    assert max(box.x1 for box in boxes) <= figure.bbox.width
+    lowest = min(box.y0 for box in boxes)
+    assert lowest >= figure.bbox.height * (1 - head_inches(caption, width) / 4.0)
+
+
 def test_a_gallery_is_private_whole_and_the_same_every_time(tmp_path: Path) -> None:
     path = tmp_path / "gallery.png"
     settings = dict(mpl.rcParams)
@@ -69,9 +119,8 @@ def test_a_gallery_is_private_whole_and_the_same_every_time(tmp_path: Path) -> N
 def test_a_synthetic_gallery_says_so(tmp_path: Path) -> None:
     draw(tmp_path / "real.png", [item("a", ssim=1.0)])
     draw(tmp_path / "synthetic.png", [item("a", ssim=1.0)], synthetic=True)
-    orange = (0xB8, 0x86, 0x0B)
-    assert count(tmp_path / "real.png", orange) == 0
-    assert count(tmp_path / "synthetic.png", orange) > 100
+    assert count(tmp_path / "real.png", AMBER) == 0
+    assert count(tmp_path / "synthetic.png", AMBER) > 100
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 9), (1, 5, 8, 8)])

@@ -14,7 +14,7 @@ def test_without_data_every_row_says_so_and_the_numbers_stay_blank(
 ) -> None:
     done = command(*RECIPE, "hydra.sweep.dir=sweep", "budget=quick")
     assert "Table I: CPL on three datasets" in done.stdout
-    assert "3 jobs of up to 12 images; estimate: up to" in done.stdout
+    assert "3 jobs of up to 12 images; about" in done.stdout
     assert "PREVIEW (budget=quick): at most 12 images a row" in done.stdout
     text = (tmp_path / "sweep" / "table.md").read_text()
     for dataset, reported in (("melanoma", 49), ("covid", 55), ("brain_mri", 76)):

@@ -101,4 +101,4 @@ def test_a_shortened_run_says_so_and_all_say_how_long() -> None:
     jobs = [["dataset=covid", "paper/row=cpl"], ["dataset=covid", "paper/row=gradinv_trained"]]
     text = expected_duration(jobs, "cpl", 10)
     assert text.startswith("2 jobs of up to 10 images, and 1 that need a GPU")
-    assert "estimate: up to" in text
+    assert "idle CPU cores" in text

@@ -174,7 +174,8 @@ def test_columns_are_the_scores_fields(tmp_path):
         "image_id,label,label_inferred,ssim,mse,psnr_db,success,gradient_norm,true_probability,"
         "objective,steps,evaluations,seconds,status,noise_scale,snr_db,ssim_paper,ssim_zeros,"
         "mse_zeros,ssim_mean_image,mse_mean_image,"
-        "ssim_paper_cpl,ssim_paper_dlg,ssim_paper_gradinv,ssim_oracle,mse_oracle"
+        "ssim_paper_cpl,ssim_paper_dlg,ssim_paper_gradinv,ssim_oracle,mse_oracle,"
+        "grade,grade_mean_image"
     )
     assert header == ",".join(COLUMNS)
     rows = read_table(tmp_path / "run")

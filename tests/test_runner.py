@@ -18,7 +18,7 @@ from helpers import config
 from medpfl import runner
 from medpfl.errors import MedpflError
 from medpfl.metrics import Summary
-from medpfl.metrics.success import is_zero_gradient, wilson
+from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.report.record import load_victim
 from medpfl.runner import run
 from medpfl.types import ImageScore
@@ -179,11 +179,11 @@ def progress_that_raises(error: BaseException, *, after: int):
     """Return a stand-in for `progress` that raises once so many images are done."""
 
     class Shown:
-        def update(self, done: int, successes: int, steps: str = "") -> None:
+        def update(self, done: int, successes: int, left: float | None = None) -> None:
             if done >= after:
                 raise error
 
-        def pulse(self, text: str) -> None:
+        def pulse(self, text: str, left: float | None = None) -> None:
             pass
 
     @contextmanager

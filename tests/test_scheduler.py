@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medpfl.optim import LBFGS
 from medpfl.optim.rows import RowTable
-from medpfl.optim.scheduler import Outcome, Row, Scheduler
+from medpfl.optim.scheduler import Outcome, Row, Scheduler, Tick
 from medpfl.types import Status
 
 
@@ -201,14 +201,15 @@ def test_seconds_are_shares_of_the_wall_time(monkeypatch):
 
 
 def test_ticks_are_reported_with_the_rows_at_work():
-    seen: list[tuple[int, int]] = []
+    seen: list[Tick] = []
     running = Scheduler(
         optimizer=LBFGS(max_steps=3, max_iter=4),
         objective=valley,
         capacity=2,
-        ticked=lambda rows, step: seen.append((rows, step)),
+        ticked=seen.append,
     )
     evaluations = sum(o.evaluations for o in running.run(row(key) for key in range(5)))
-    assert sum(rows for rows, _ in seen) == evaluations
-    assert {rows for rows, _ in seen} <= {1, 2}
-    assert max(step for _, step in seen) <= 3
+    assert sum(len(t.steps) + len(t.ended) for t in seen) == evaluations
+    assert {len(t.steps) + len(t.ended) for t in seen} <= {1, 2}
+    assert all(step <= t.max_steps == 3 for t in seen for step in (*t.steps, *t.ended))
+    assert sum(len(t.ended) for t in seen) == 5

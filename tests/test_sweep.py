@@ -12,9 +12,11 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from medpfl.report.sweep import SweepOutcome, collect, show, write_report
+from medpfl.report.sweep_figure import sweep_figure
 
 SUMMARY = {
     "n": 99,
@@ -30,6 +32,14 @@ SUMMARY = {
     "label_accuracy": 1.0,
     "seconds_per_image": 3.81,
     "statuses": {"converged": 74, "no_gradient": 25},
+    "leaked": 91 / 99,
+    "leaked_low": 0.8483,
+    "leaked_high": 0.9583,
+    "ssim_zeros_mean": 0.012,
+    "ssim_mean_image_mean": 0.31,
+    "noise_scale_mean": 0.0025,
+    "snr_db_mean": 17.25,
+    "cautions": ["3 of 99 images ran out of steps"],
 }
 
 
@@ -93,9 +103,20 @@ def test_the_report_holds_the_failed_jobs_too(sweep: Path) -> None:
     markdown = outcome.results_md.read_text()
     table = [line for line in markdown.splitlines() if line.startswith("|")]
     assert markdown.startswith("# Sweep of 6 jobs, 5 not complete\n")
-    assert table[2].startswith("| 0 | 0.1 | 0 | 99 | 74.7 % | [65.4, 82.3] | 74.7 % | 0.747 |")
+    assert table[2].startswith("| 0 | 0.1 | 0 | 99 | 74.7 % | [65.4, 82.3] | 91.9 % |")
     assert table[3].endswith("| failed: DataError: no images \\| in here |")
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    told = dict(zip(table[0].split(" | "), table[2].split(" | "), strict=True))
+    for heading, value in {
+        "all zeros": "0.012",
+        "mean image": "0.310",
+        "noise scale": "0.0025",
+        "SNR (dB)": "17.2",
+    }.items():
+        assert told[heading] == value
+    assert "- job 0: 3 of 99 images ran out of steps." in markdown
+    assert float(rows[0]["snr_db_mean"]) == 17.25
+    assert stat.S_IMODE((sweep / "results.png").stat().st_mode) == 0o600
     for table_file in (outcome.results_csv, outcome.results_md):
         assert stat.S_IMODE(table_file.stat().st_mode) == 0o600
 
@@ -107,9 +128,46 @@ def test_the_printed_table_fits_and_keeps_paths_whole(sweep: Path) -> None:
     text = stream.getvalue()
     assert "\x1b" not in text
     assert "…" not in text
-    assert "   0  0.1    0     74.7 [65.4, 82.3]  99  0.747  0.0213     3.81 " in text
+    line = next(line for line in text.splitlines() if line.startswith("   0  0.1"))
+    assert " ".join(line.split()) == "0 0.1 0 74.7 [65.4, 82.3] 91.9 99 0.747 0.0025 17.2"
+    told = text.split("  job 1")[0]  # errors after it are whole, to be copied
+    assert max(map(len, told.splitlines())) <= 80
+    assert "all zeros 0.012, mean image 0.310" in text
+    assert "job 0: 3 of 99 images ran out of steps" in text
     assert "  job 1 failed: DataError: no images | in here\n" in text
-    assert text.endswith(f"  table    {outcome.results_md}\n  numbers  {outcome.results_csv}\n")
+    named = {"table  ": outcome.results_md, "numbers": outcome.results_csv}
+    named["figure "] = sweep / "results.png"
+    assert text.endswith("".join(f"  {name}  {path}\n" for name, path in named.items()))
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 70])
+def test_a_sweep_of_any_size_is_drawn_without_words_over_words(tmp_path: Path, count: int) -> None:
+    rows = [{"job": k, "status": "complete", "n": 9, **SUMMARY} for k in range(count)]
+    rows[0] = {"job": 0, "status": "failed"} if count > 1 else rows[0]
+    labels = [f"a setting of many letters, number $_{k}" for k in range(count)]
+    assert sweep_figure(tmp_path / "a.png", rows, labels, title="Sweep over $x")
+    with Image.open(tmp_path / "a.png") as picture:
+        width, height = picture.size
+    assert width == 1440
+    assert height > 50 * min(count, 60)
+
+
+def test_a_sweep_that_measured_nothing_has_no_figure(tmp_path: Path) -> None:
+    rows = [{"job": 0, "status": "failed", "n": None}]
+    assert not sweep_figure(tmp_path / "a.png", rows, ["x"], title="")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_without_noise_needs_no_columns_for_it(tmp_path: Path) -> None:
+    summary = {**SUMMARY, "noise_scale_mean": None, "snr_db_mean": None}
+    add_job(tmp_path, 0, [], {"status": "complete", "summary": summary})
+    stream = io.StringIO()
+    outcome = write_report(tmp_path)
+    show(outcome, console=Console(file=stream, width=80, markup=False, highlight=False))
+    assert "SNR" not in stream.getvalue()
+    assert "s/image" in stream.getvalue()
+    assert " 3.81 " in stream.getvalue()
+    assert "| none | none | complete |" in outcome.results_md.read_text()
 
 
 def test_a_sweep_of_unknown_plan_is_read_from_its_folders(tmp_path: Path) -> None:

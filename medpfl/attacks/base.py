@@ -9,10 +9,29 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from medpfl.optim.scheduler import Tick
 from medpfl.profiling import UNPROFILED, Profiler
 from medpfl.types import Observation, Reconstruction
 
-Progress = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class Work:
+    """How far an attack has come with its rows.
+
+    Args:
+        tick: the rows under way.
+        stage: which of the attack's passes they are in, from 1.
+        stages: passes there are.
+        rows_a_victim: rows that every victim with a gradient is known to need.
+    """
+
+    tick: Tick
+    stage: int = 1
+    stages: int = 1
+    rows_a_victim: int = 1
+
+
+Progress = Callable[[Work], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +41,7 @@ class AttackContext:
     Args:
         seed: the run's seed; each victim's random streams follow from it and the victim's id.
         device: where the attacker computes.
-        progress: called now and then with the number of active rows and their mean step.
+        progress: called after every tick with how far the attack has come.
         profiler: told what is being worked on.
     """
 

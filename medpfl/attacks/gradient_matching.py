@@ -11,11 +11,18 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from medpfl.attacks.base import AttackContext
+from medpfl.attacks.base import AttackContext, Work
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.converged import ConvergedRows
 from medpfl.attacks.determination import affordable
 from medpfl.attacks.distances import Distance
+from medpfl.attacks.duration import (
+    Longest,
+    evaluations_of,
+    seconds_of,
+    steps_of,
+    takes_every_step,
+)
 from medpfl.attacks.groups import GroupMatching
 from medpfl.attacks.labels import LabelStrategy
 from medpfl.attacks.matching import MatchingObjective, Targets, rows_at_once
@@ -46,10 +53,13 @@ from medpfl.optim import Adam, BatchedOptimizer
 from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
 from medpfl.optim.feed import Feed, Renewed
 from medpfl.optim.projected import Projected
-from medpfl.optim.scheduler import CurvedObjective, Outcome, Row, Scheduler
+from medpfl.optim.scheduler import CurvedObjective, Outcome, Row, Scheduler, Ticked
 from medpfl.types import Observation, Reconstruction
 
 PartT = TypeVar("PartT")
+
+# On a CPU few rows take as long a row as many.
+_ROWS_TIMED = 8
 
 
 class GradientMatching:
@@ -173,6 +183,33 @@ class GradientMatching:
         """See `Attack.check`."""
         self._labels.check(model, batch_size)
 
+    def evaluations(self) -> int:
+        """See `Timed.evaluations`."""
+        return self._restarts * evaluations_of(self._stages)
+
+    def longest(self, observation: Observation, context: AttackContext) -> Longest:
+        """See `Timed.longest`; the first stage's evaluations stand for all."""
+        rows = self._victim_rows([observation], context)
+        stage = self._stages[0]
+        at_once = rows_at_once(observation.payload, rows.unknowns(observation))
+        count = max(1, min(_ROWS_TIMED, at_once // 4))
+        target = rows.target(rows.key(observation), stage.dtype)
+        z = torch.zeros(count, rows.unknowns(observation).count, device=context.device)
+        objective = self._objective(stage, observation, rows, chunk=count)
+        targets = target.join(*[target] * (count - 1))
+
+        def evaluate() -> float:
+            # Read, as a GPU returns before it has finished.
+            return float(objective(z.to(stage.dtype), targets)[0].sum())
+
+        return Longest(
+            restarts=self._restarts,
+            steps=steps_of(self._stages),
+            evaluations=evaluations_of(self._stages),
+            seconds=seconds_of(evaluate) / count,
+            certain=takes_every_step(self._stages),
+        )
+
     def reconstruct(
         self, observations: Iterable[Observation], context: AttackContext
     ) -> Iterator[Reconstruction]:
@@ -277,7 +314,10 @@ class GradientMatching:
         context: AttackContext,
     ) -> Iterator[list[Outcome[Key]]]:
         """Run all stages: rows that end in one queue for the next."""
-        coarse, *polish = (self._scheduler(stage, first, rows, context) for stage in self._stages)
+        coarse, *polish = (
+            self._scheduler(number, first, rows, context)
+            for number in range(1, len(self._stages) + 1)
+        )
         if not polish:
             return coarse.ticks(queue)
 
@@ -291,14 +331,15 @@ class GradientMatching:
         return polish[0].ticks(map(go_on, Renewed(lambda: coarse.run(queue))))
 
     def _scheduler(
-        self, stage: Stage, first: Observation, rows: VictimRows, context: AttackContext
+        self, stage_number: int, first: Observation, rows: VictimRows, context: AttackContext
     ) -> Scheduler[Key, Targets]:
+        stage = self._stages[stage_number - 1]
         # All stages hold rows at the same time.
         memory = memory_for_rows(context.device, self._memory_gb) // len(self._stages)
         stage = fitted(stage, rows.count(first), context.device, memory)
-        capacity = self._capacity(stage, first, rows, memory)
         unknowns = rows.unknowns(first)
         at_once = rows_at_once(first.payload, unknowns, memory=memory)
+        capacity = self._capacity(stage, first, rows, memory, at_once)
         objective = self._objective(
             stage,
             first,
@@ -313,7 +354,7 @@ class GradientMatching:
             objective=self._grouped(objective, unknowns, rows.members),
             capacity=capacity,
             snapshot_growth=growth,
-            ticked=context.progress,
+            ticked=self._reporting(stage_number, rows, context),
             profiler=context.profiler,
         )
 
@@ -350,7 +391,21 @@ class GradientMatching:
             weight=self._group_consistency,
         )
 
-    def _capacity(self, stage: Stage, first: Observation, rows: VictimRows, memory: int) -> int:
+    def _reporting(
+        self, stage_number: int, rows: VictimRows, context: AttackContext
+    ) -> Ticked | None:
+        """Return what is called after each of a stage's ticks."""
+        told = context.progress
+        if told is None:
+            return None
+        # Of restarts one after another, only the first is certain.
+        each = 1 if self._restart_above is not None else self._restarts // rows.members
+        stages = len(self._stages)
+        return lambda tick: told(Work(tick, stage_number, stages, each))
+
+    def _capacity(
+        self, stage: Stage, first: Observation, rows: VictimRows, memory: int, at_once: int
+    ) -> int:
         """Return how many rows to keep side by side, all with victims as large as the first."""
         if self._rows != "auto" and self._memory_gb is None:
             return self._rows
@@ -363,6 +418,7 @@ class GradientMatching:
             memory=memory,
             bytes_a_row=bytes_of(stage.optimizer.init(start)) + entries * start.element_size(),
             device=rows.device,
+            at_once=at_once,
         )
         return fit if self._rows == "auto" else min(fit, self._rows)
 

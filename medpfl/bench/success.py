@@ -12,7 +12,7 @@ from medpfl.bench.updates import Attempt, attack_updates, compute_updates, datas
 from medpfl.data.roots import DATA_ROOT_VARIABLE
 from medpfl.errors import MedpflError
 from medpfl.metrics import summarise
-from medpfl.metrics.success import is_zero_gradient
+from medpfl.metrics.rates import is_zero_gradient
 from medpfl.report.console import make_console
 from medpfl.report.tables import format_interval, format_number, format_percent, format_seconds
 from medpfl.types import ImageScore

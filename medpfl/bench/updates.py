@@ -16,7 +16,7 @@ from medpfl.attacks import AttackContext
 from medpfl.cli import conf_dir
 from medpfl.experiment import Experiment, build
 from medpfl.metrics import VictimFacts
-from medpfl.metrics.success import is_zero_gradient
+from medpfl.metrics.rates import is_zero_gradient
 from medpfl.profiling import UNPROFILED, Profiler
 from medpfl.round import Round
 from medpfl.types import ImageScore, Observation, Reconstruction, VictimBatch

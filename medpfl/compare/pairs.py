@@ -23,6 +23,7 @@ class Comparison:
         ssim: mean SSIM of A and of B.
         ssim_difference: mean of A minus B.
         ssim_interval: 95 % bootstrap interval of `ssim_difference`; NaN for fewer than 5 images.
+        images: the images in common.
     """
 
     n: int
@@ -33,6 +34,7 @@ class Comparison:
     ssim: tuple[float, float]
     ssim_difference: float
     ssim_interval: tuple[float, float]
+    images: tuple[str, ...] = ()
 
 
 def compare(a: Run, b: Run) -> Comparison:
@@ -65,4 +67,5 @@ def compare(a: Run, b: Run) -> Comparison:
         ssim=(float(first["ssim"].mean()), float(second["ssim"].mean())),
         ssim_difference=sum(difference) / len(difference),
         ssim_interval=bootstrap_mean(difference),
+        images=tuple(common),
     )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from medpfl.compare.settings import flat
 from medpfl.errors import DataError
 from medpfl.report.jobs import read_record
 
 _COLUMNS = ("image_id", "ssim", "success")
+_LATER = ("grade",)  # older tables have none
 _YES_OR_NO = {"true": True, "false": False}
 
 
@@ -27,6 +30,8 @@ class Run:
         preprocess: how pictures became examples.
         status: how the run ended.
         scores: ``metrics.csv``, one row an image, indexed by image id.
+        settings: the configuration, flat: ``attack.optimizer.max_steps`` to its value.
+        network: the network's name.
     """
 
     folder: Path
@@ -35,6 +40,8 @@ class Run:
     preprocess: object
     status: str
     scores: pd.DataFrame
+    settings: Mapping[str, object]
+    network: str
 
 
 def read_run(folder: Path) -> Run:
@@ -62,7 +69,16 @@ def read_run(folder: Path) -> Run:
     names = {part: _named(config, part, folder) for part in ("attack", "dataset")}
     label = f"{names['attack']} on {names['dataset']}{_defended(config)}"
     status = str(record["status"])
-    return Run(folder, label, names["dataset"], config.get("preprocess"), status, table)
+    return Run(
+        folder=folder,
+        label=label,
+        dataset=names["dataset"],
+        preprocess=config.get("preprocess"),
+        status=status,
+        scores=table,
+        settings=flat(config),
+        network=_last_name(config.get("model")) or "unknown network",
+    )
 
 
 def _scores(path: Path) -> pd.DataFrame:
@@ -74,13 +90,21 @@ def _scores(path: Path) -> pd.DataFrame:
     """
     with path.open("rb"):  # so that an error has the file's name
         pass
-    table = pd.read_csv(path, usecols=list(_COLUMNS), dtype=str, keep_default_na=False)
+    table = pd.read_csv(path, usecols=_wanted, dtype=str, keep_default_na=False)
+    for name in _COLUMNS:
+        if name not in table:
+            raise ValueError(f"metrics.csv has no column {name}")
     table.index = pd.Index(table.pop("image_id"), name="image_id")
     if not table.index.is_unique:
         raise ValueError("metrics.csv names an image twice, so nothing can be paired")
     ssim = [_number(image, text) for image, text in table["ssim"].items()]
     success = [_truth(image, text) for image, text in table["success"].items()]
-    return pd.DataFrame({"ssim": ssim, "success": success}, index=table.index)
+    later = {name: table[name] for name in _LATER if name in table}
+    return pd.DataFrame({"ssim": ssim, "success": success, **later}, index=table.index)
+
+
+def _wanted(column: str) -> bool:
+    return column in (*_COLUMNS, *_LATER)
 
 
 def _number(image: object, text: str) -> float:
@@ -113,7 +137,10 @@ def _named(config: dict[str, Any], part: str, folder: Path) -> str:
 
 
 def _defended(config: dict[str, Any]) -> str:
-    defense = config.get("defense")
-    target = str(defense.get("_target_", "")) if isinstance(defense, dict) else ""
-    name = target.rpartition(".")[2]
+    name = _last_name(config.get("defense"))
     return "" if name in ("", "NoDefense") else f", defended ({name})"
+
+
+def _last_name(part: object) -> str:
+    target = str(part.get("_target_", "")) if isinstance(part, dict) else ""
+    return target.rpartition(".")[2]

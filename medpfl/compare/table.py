@@ -10,8 +10,11 @@ from rich.text import Text
 
 from medpfl.compare.pairs import Comparison
 from medpfl.compare.runs import Run
-from medpfl.metrics.success import wilson
+from medpfl.compare.settings import differences
+from medpfl.metrics.grades import Grade
+from medpfl.metrics.rates import wilson
 from medpfl.report.console import make_console
+from medpfl.report.palette import WARNING_STYLE
 from medpfl.report.tables import format_interval, format_number, format_percent
 
 
@@ -22,12 +25,15 @@ def show(a: Run, b: Run, found: Comparison) -> None:
     table.add_column("")
     for heading in ("A", "B"):
         table.add_column(heading, justify="right")
-    table.add_row("run", a.label, b.label)
+    table.add_row("run", *_labels(a, b))
     rates = (
         f"{format_percent(k / found.n)} {format_interval(*wilson(k, found.n))}"
         for k in found.successes
     )
     table.add_row("ASR, 95 % interval", *rates)
+    leaked = [_recognisable(run, found) for run in (a, b)]
+    if None not in leaked:
+        table.add_row("at least recognisable", *(str(text) for text in leaked))
     table.add_row("rebuilt by this run alone", str(found.only_a), str(found.only_b))
     table.add_row("mean SSIM", *(format_number(value, 3) for value in found.ssim))
     out.print(Text(f"\n  {found.n} images in common", style="bold"))
@@ -36,8 +42,28 @@ def show(a: Run, b: Run, found: Comparison) -> None:
     interval = "" if math.isnan(low) else f", 95 % interval [{low:+.3f}, {high:+.3f}]"
     out.print(f"  success, McNemar exact:  p = {found.p_value:.3g}, two-sided")
     out.print(f"  SSIM, A minus B:         {found.ssim_difference:+.3f}{interval} (bootstrap)")
+    for line in differences(a.settings, b.settings):
+        out.print(f"  {line}", soft_wrap=True)
     for note in _notes(a, b, found):
-        out.print(Text(f"  note: {note}", style="yellow"))
+        out.print(Text(f"  note: {note}", style=WARNING_STYLE))
+
+
+def _labels(a: Run, b: Run) -> tuple[str, str]:
+    """Return the runs' names, with their networks where they would be the same."""
+    if a.label != b.label:
+        return a.label, b.label
+    return f"{a.label}, {a.network}", f"{b.label}, {b.network}"
+
+
+def _recognisable(run: Run, found: Comparison) -> str | None:
+    """Return the share of the common images that are at least recognisable; None if ungraded."""
+    if "grade" not in run.scores:
+        return None
+    grades = run.scores.loc[list(found.images), "grade"]
+    if not grades.isin([str(grade) for grade in Grade]).all():
+        return None
+    count = int((grades != Grade.NOTHING).sum())
+    return f"{format_percent(count / found.n)} {format_interval(*wilson(count, found.n))}"
 
 
 def _notes(a: Run, b: Run, found: Comparison) -> list[str]:

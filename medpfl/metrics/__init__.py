@@ -1,5 +1,6 @@
 """Image quality, matching, success rates with intervals."""
 
+from medpfl.metrics.grades import Grade, Grading, calibrate, line_up_size
 from medpfl.metrics.image_quality import (
     mse,
     mse_per_image,
@@ -18,11 +19,14 @@ from medpfl.metrics.protocols import (
     PaperProtocol,
     paper_defense,
 )
+from medpfl.metrics.rates import wilson
 from medpfl.metrics.scoring import Scorer, VictimFacts, ssim_over_steps
-from medpfl.metrics.success import Summary, summarise, wilson
+from medpfl.metrics.success import Summary, summarise
 
 __all__ = [
     "ALL_PROTOCOLS",
+    "Grade",
+    "Grading",
     "PaperCPL",
     "PaperDLG",
     "PaperGradInv",
@@ -31,6 +35,8 @@ __all__ = [
     "Scorer",
     "Summary",
     "VictimFacts",
+    "calibrate",
+    "line_up_size",
     "match",
     "mse",
     "mse_per_image",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from medpfl.errors import ConfigurationError
+from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import mse, psnr_db_of, ssim, ssim_per_image
 from medpfl.metrics.matching import match
 from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
-from medpfl.types import DataSpec, ImageScore, Reconstruction, Trace, VictimBatch
+from medpfl.types import DataSpec, ImageScore, Reconstruction, Status, Trace, VictimBatch
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Scorer:
         mean_image: Tensor,
         *,
         spec: DataSpec,
+        grading: Grading | None = None,
     ) -> tuple[ImageScore, ...]:
         """Return one row for each of the victim's images, in the victim's order.
 
@@ -74,6 +76,7 @@ class Scorer:
             facts: what the client's side knows about the update.
             mean_image: `(C, *S)` in [0, 1]: the guess of someone who knows the kind of image only.
             spec: the data's shape and normalisation.
+            grading: what separates the grades on this dataset; None leaves them out.
 
         Raises:
             ConfigurationError: the images are smaller than SSIM's window.
@@ -83,9 +86,33 @@ class Scorer:
         order = match(victim.inputs, reconstruction.inputs)
         oracle = paper_defense(victim.inputs, reconstruction.trace)
         return tuple(
-            self._row(victim, reconstruction, facts, mean_image, spec, n, m, oracle[n])
+            self._graded(
+                self._row(victim, reconstruction, facts, mean_image, spec, n, m, oracle[n]),
+                victim.inputs[n].detach().cpu(),
+                reconstruction.inputs[m].detach().cpu(),
+                mean_image.detach().cpu(),
+                grading,
+            )
             for n, m in enumerate(order.tolist())
         )
+
+    def _graded(
+        self,
+        row: ImageScore,
+        original: Tensor,
+        guess: Tensor,
+        mean_image: Tensor,
+        grading: Grading | None,
+    ) -> ImageScore:
+        if grading is None:
+            return row
+        informed = row.status != Status.NO_GRADIENT
+        grades = (
+            grading.grade(original, guess, informed=informed),
+            grading.grade(original, mean_image),
+        )
+        own, guessed = ("" if grade is None else str(grade) for grade in grades)
+        return replace(row, grade=own, grade_mean_image=guessed)
 
     def _row(
         self,

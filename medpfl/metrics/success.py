@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist, fmean, median
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Any
 
+from medpfl.metrics.cautions import cautions
+from medpfl.metrics.grades import Grade, Grading
+from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.types import ImageScore, Status
-
-_SMALLEST_NORMAL_FLOAT32 = 2.0**-126
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,23 @@ class Summary:
         ssim_oracle_mean: mean SSIM of the iterates chosen with the truth, over the images that
             left a trace; NaN if none did.
         mse_oracle_mean: mean squared error of the same.
+        exact: images of this grade; None, like all that follow from grades, where none were given.
+        diagnostic: images of this grade.
+        recognisable: images of this grade.
+        nothing: images of this grade.
+        leaked: share of the images that are at least recognisable.
+        leaked_low: lower end of the 95 % Wilson interval of `leaked`.
+        leaked_high: upper end of the 95 % Wilson interval of `leaked`.
+        leaked_mean_image: the same share for the mean image, a guess that no attack was needed for.
+        exact_from: the SSIM from which an image is exact.
+        diagnostic_from: the SSIM from which an image is diagnostic.
+        unrelated_ssim: the SSIM that one in a hundred pairs of unrelated images exceeds.
+        unrelated_pairs: pairs that this was read off.
+        others: images that a recognisable one is told from.
+        noise_scale_mean: mean scale of the noise that a defense added; None without noise.
+        snr_db_mean: mean of the finite signal-to-noise ratios of the updates; None without noise.
+        unsolved: how many of the images below the threshold ended with each status.
+        cautions: what keeps these numbers from saying what they seem to, a sentence each.
     """
 
     n: int
@@ -75,10 +94,31 @@ class Summary:
     ssim_paper_gradinv_mean: float
     ssim_oracle_mean: float
     mse_oracle_mean: float
+    exact: int | None = None
+    diagnostic: int | None = None
+    recognisable: int | None = None
+    nothing: int | None = None
+    leaked: float | None = None
+    leaked_low: float | None = None
+    leaked_high: float | None = None
+    leaked_mean_image: float | None = None
+    exact_from: float | None = None
+    diagnostic_from: float | None = None
+    unrelated_ssim: float | None = None
+    unrelated_pairs: int | None = None
+    others: int | None = None
+    noise_scale_mean: float | None = None
+    snr_db_mean: float | None = None
+    unsolved: Mapping[str, int] = field(default_factory=dict)
+    cautions: Sequence[str] = ()
 
 
-def summarise(scores: Sequence[ImageScore]) -> Summary:
+def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> Summary:
     """Summarise the rows of ``metrics.csv``.
+
+    Args:
+        scores: the rows.
+        grading: what the rows were graded with, for its thresholds.
 
     Raises:
         ValueError: there are no rows.
@@ -108,7 +148,7 @@ def summarise(scores: Sequence[ImageScore]) -> Summary:
         ssim_mean_image_mean=fmean(s.ssim_mean_image for s in scores),
         mse_zeros_mean=fmean(s.mse_zeros for s in scores),
         mse_mean_image_mean=fmean(s.mse_mean_image for s in scores),
-        statuses=dict(sorted(Counter(str(s.status) for s in scores).items())),
+        statuses=_statuses(scores),
         n_exact=sum(s.psnr_db == math.inf for s in scores),
         n_ssim_paper=sum(not math.isnan(s.ssim_paper) for s in scores),
         ssim_paper_cpl_mean=_mean_or_nan(s.ssim_paper_cpl for s in scores),
@@ -116,50 +156,46 @@ def summarise(scores: Sequence[ImageScore]) -> Summary:
         ssim_paper_gradinv_mean=_mean_or_nan(s.ssim_paper_gradinv for s in scores),
         ssim_oracle_mean=_mean_or_nan(s.ssim_oracle for s in scores),
         mse_oracle_mean=_mean_or_nan(s.mse_oracle for s in scores),
+        noise_scale_mean=_mean_or_none(s.noise_scale for s in scores),
+        snr_db_mean=_mean_or_none(s.snr_db for s in scores),
+        unsolved=_statuses(s for s in scores if not s.success),
+        cautions=list(cautions(scores, grading)),
+        **_grades(scores, grading),
     )
 
 
-def is_zero_gradient(norm: float) -> bool:
-    """Tell whether a gradient's norm is zero in float32, the precision of clients and papers.
+def _grades(scores: Sequence[ImageScore], grading: Grading | None) -> dict[str, Any]:
+    """Return the fields of `Summary` that follow from grades; none where an image has none."""
+    if not all(s.grade for s in scores):
+        return {}
+    n = len(scores)
+    counts = Counter(s.grade for s in scores)
+    leaked = n - counts[Grade.NOTHING]
+    low, high = wilson(leaked, n)
+    found: dict[str, Any] = {str(grade): counts[grade] for grade in Grade}
+    found |= {"leaked": leaked / n, "leaked_low": low, "leaked_high": high}
+    guessed = sum(s.grade_mean_image not in ("", Grade.NOTHING) for s in scores)
+    found["leaked_mean_image"] = guessed / n
+    if grading is not None:
+        found |= {
+            "exact_from": grading.exact,
+            "diagnostic_from": grading.diagnostic,
+            "unrelated_ssim": grading.unrelated,
+            "unrelated_pairs": grading.pairs,
+            "others": grading.others,
+        }
+    return found
 
-    A norm below 1e-19 has a square that float32 cannot hold: whoever sums squares sees exactly
-    zero. Entries of such a gradient may still differ from zero, and an attack that does not square
-    them in float32 can use them.
-    """
-    return norm * norm < _SMALLEST_NORMAL_FLOAT32
 
-
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a success rate.
-
-    Args:
-        successes: between 0 and n.
-        n: trials, at least 1.
-        confidence: coverage, in (0, 1).
-
-    Returns:
-        The lower and the upper end, in [0, 1].
-
-    Raises:
-        ValueError: an argument is out of its range.
-
-    Source: Wilson 1927; Brown et al. 2001, Eq. 4.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"successes={successes} of n={n}: need n >= 1 and 0 <= successes <= n")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence={confidence}: need a number between 0 and 1")
-    z = NormalDist().inv_cdf((1.0 + confidence) / 2.0)
-    rate = successes / n
-    centre = rate + z**2 / (2 * n)
-    half_width = z * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
-    scale = 1 + z**2 / n
-    # At the two ends the interval touches 0 or 1 exactly, and rounding must not miss it.
-    low = 0.0 if successes == 0 else (centre - half_width) / scale
-    high = 1.0 if successes == n else (centre + half_width) / scale
-    return low, high
+def _statuses(scores: Iterable[ImageScore]) -> dict[str, int]:
+    return dict(sorted(Counter(str(s.status) for s in scores).items()))
 
 
 def _mean_or_nan(values: Iterable[float]) -> float:
     kept = [value for value in values if not math.isnan(value)]
     return fmean(kept) if kept else math.nan
+
+
+def _mean_or_none(values: Iterable[float | None]) -> float | None:
+    kept = [value for value in values if value is not None and math.isfinite(value)]
+    return fmean(kept) if kept else None

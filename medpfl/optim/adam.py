@@ -58,6 +58,7 @@ class Adam:
         require(gamma > 0, "gamma", gamma, "must be positive")
         self.lr = lr
         self.max_steps = max_steps
+        self.evaluations_a_step = 1
         self.betas = (betas[0], betas[1])
         self.eps = eps
         self.signed = signed

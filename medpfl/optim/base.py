@@ -104,6 +104,11 @@ class BatchedOptimizer(Protocol[StateT]):
         """Steps after which a row ends as out of steps."""
         ...
 
+    @property
+    def evaluations_a_step(self) -> int:
+        """Evaluations in a step, about; products with a Hessian count as such."""
+        ...
+
     def init(self, z: Tensor) -> StateT:
         """Start rows at `(B, D)` points."""
         ...

@@ -12,6 +12,8 @@ from medpfl.optim.rows import RowTable
 
 # More rows make a CPU no faster, and a run that is killed loses all that are under way.
 _MOST_ROWS_ON_CPU = 64
+# Fewer leave the optimiser's own work, which is done for all rows together, dear.
+_FEWEST_ROWS_ON_CPU = 8
 # A row's tensors, and their copies while rows enter, leave and move.
 _COPIES = 3
 _UNKNOWN_MACHINE = 4_000_000_000
@@ -30,16 +32,24 @@ def bytes_of(table: RowTable) -> int:
     return sum(bytes_of(v) if isinstance(v, RowTable) else v.nbytes for v in values)
 
 
-def rows_that_fit(*, memory: int, bytes_a_row: int, device: torch.device) -> int:
+def rows_that_fit(
+    *, memory: int, bytes_a_row: int, device: torch.device, at_once: int | None = None
+) -> int:
     """Return how many rows to keep side by side, at least 1.
 
     Args:
         memory: bytes for rows and their evaluation; each gets half.
         bytes_a_row: what a row holds: the optimiser's history, its target, its start.
         device: where; a CPU gains nothing from more than 64.
+        at_once: rows that are evaluated together at most, or None. On a CPU half as many fill it
+            as well (measured: 8, 17 and 40 rows of the 7-layer network take the same time), and
+            the first image is there so much earlier.
     """
     rows = memory // 2 // max(1, _COPIES * bytes_a_row)
-    return max(1, rows if device.type == "cuda" else min(rows, _MOST_ROWS_ON_CPU))
+    if device.type != "cuda":
+        enough = _MOST_ROWS_ON_CPU if at_once is None else max(_FEWEST_ROWS_ON_CPU, at_once // 2)
+        rows = min(rows, enough, _MOST_ROWS_ON_CPU)
+    return max(1, rows)
 
 
 def memory_for_rows(device: torch.device, memory_gb: float | None) -> int:

@@ -111,6 +111,7 @@ class LBFGS:
         self.lr = lr
         self.max_steps = max_steps
         self.max_iter = max_iter
+        self.evaluations_a_step = max_iter * 5 // 4  # line searches mostly take the first point
         self.max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
         self.history = history
         self.tolerance_grad = tolerance_grad

@@ -99,6 +99,7 @@ class LevenbergMarquardt:
         require(0 < cg_tolerance < 1, "cg_tolerance", cg_tolerance, "must be above 0 and below 1")
         require(tolerance_change >= 0, "tolerance_change", tolerance_change, "must not be negative")
         self.max_steps = max_steps
+        self.evaluations_a_step = 1 + cg_steps  # a product costs about as much
         self.damping = damping
         self.solver = solver
         self.cg_steps = cg_steps

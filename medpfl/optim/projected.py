@@ -33,6 +33,7 @@ class Projected:
         self._optimizer = optimizer
         self._projection = projection
         self.max_steps = optimizer.max_steps
+        self.evaluations_a_step = optimizer.evaluations_a_step
 
     def init(self, z: Tensor) -> AdamState:
         """Start rows at `(B, D)` points, as they are."""

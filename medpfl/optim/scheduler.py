@@ -106,7 +106,22 @@ class _Ticket(Generic[KeyT, TargetT]):
     snapshots: list[Snapshot] = field(default_factory=list)
 
 
-Ticked = Callable[[int, int], None]
+@dataclass(frozen=True)
+class Tick:
+    """How far the rows of one scheduler have come.
+
+    Args:
+        steps: finished steps of every row under way.
+        ended: steps that each row took which ended in this tick.
+        max_steps: after which a row ends at the latest.
+    """
+
+    steps: tuple[int, ...]
+    ended: tuple[int, ...]
+    max_steps: int
+
+
+Ticked = Callable[[Tick], None]
 
 
 class Scheduler(Generic[KeyT, TargetT]):
@@ -118,7 +133,7 @@ class Scheduler(Generic[KeyT, TargetT]):
         capacity: rows side by side.
         snapshot_growth: a row is looked at when its step has grown by this factor, above 1; None
             never looks. Early steps, where most happens, are seen one by one.
-        ticked: called after every tick with the number of active rows and their mean step.
+        ticked: called after every tick with how far the rows have come.
         profiler: told when rows are drawn, evaluated and moved.
 
     Notes:
@@ -315,8 +330,16 @@ class Scheduler(Generic[KeyT, TargetT]):
         if self._growth is not None:
             self._take_snapshots(z, value, steps.tolist(), self._growth)
         if self._ticked is not None:
-            self._ticked(len(self._tickets), int(steps.double().mean()))
+            self._ticked(self._progress(state))
         self._whole = True
+
+    def _progress(self, state: RowState) -> Tick:
+        rows = list(zip(state.steps.tolist(), state.running.tolist(), strict=True))
+        return Tick(
+            steps=tuple(step for step, running in rows if running),
+            ended=tuple(step for step, running in rows if not running),
+            max_steps=self._optimizer.max_steps,
+        )
 
     def _turn(self, state: RowState, targets: TargetT) -> None:
         """Let an optimiser of second order look at the curvature."""

@@ -10,12 +10,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from medpfl.metrics.success import wilson
+from medpfl.metrics.rates import wilson
 from medpfl.paper.dots import dot_plot
 from medpfl.paper.reported import ROWS, PaperRow
 from medpfl.paper.results import Estimate, JobResult, failures
 from medpfl.report._atomic import write_text
 from medpfl.report.console import make_console
+from medpfl.report.palette import ERROR_STYLE, WARNING_STYLE
 from medpfl.report.tables import format_number, format_percent, markdown_table
 
 HEADER = ("experiment", "measure", "reported", "paper protocol", "rigorous", "predicted")
@@ -72,7 +73,7 @@ class ComparisonTable:
         out = make_console()
         out.print(Text(f"\n  {self.title}", style="bold"))
         if note:
-            out.print(Text(f"  {note}", style="yellow"))
+            out.print(Text(f"  {note}", style=WARNING_STYLE))
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in HEADER:
             table.add_column(heading, overflow="fold")
@@ -89,7 +90,7 @@ class ComparisonTable:
             table.add_row(*line)
         out.print(table)
         for line in failed:
-            out.print(Text(line, style="red"), soft_wrap=True)
+            out.print(Text(line, style=ERROR_STYLE), soft_wrap=True)
         out.print(Text(_NOTE, style="dim"))
 
 

@@ -7,18 +7,19 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from medpfl.metrics.success import wilson
+from medpfl.metrics.rates import wilson
 from medpfl.paper.reported import ROWS
 from medpfl.paper.results import Estimate, JobResult
-from medpfl.report.figures import GRID, INK, MUTED, new_figure, save_both, write_head
+from medpfl.report.figures import head_inches, new_figure, save_both, write_head
+from medpfl.report.palette import FAILURE, GRID, INK, MUTED, SUCCESS
 
-# Okabe and Ito, 2008: told apart by readers with any colour vision; marks say it once more.
 _SERIES = {
-    "reported": ("#999999", "s"),
-    "paper protocol": ("#d55e00", "o"),
-    "rigorous": ("#0072b2", "D"),
+    "reported": (MUTED, "s"),
+    "paper protocol": (FAILURE, "o"),
+    "rigorous": (SUCCESS, "D"),
 }
 _STEP = 0.22
+_WIDTH = 9.0
 _ROW_INCHES = 0.5
 
 
@@ -34,11 +35,15 @@ def dot_plot(stem: Path, results: Sequence[JobResult], *, title: str, note: str)
     Returns:
         The two files by name.
     """
-    height = 1.7 + _ROW_INCHES * len(results)
-    figure = new_figure(9.0, height)
+    caption = (
+        f"Dots: all attacked images; lines: 95 % intervals (Wilson; bootstrap).\n{note}".strip()
+    )
+    head = head_inches(caption, _WIDTH) + 0.1
+    height = head + 0.85 + _ROW_INCHES * len(results)
+    figure = new_figure(_WIDTH, height)
     left, right = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(
-        left=0.27, right=0.98, top=1 - 0.85 / height, bottom=0.62 / height, wspace=0.06
+        left=0.27, right=0.98, top=1 - head / height, bottom=0.62 / height, wspace=0.06
     )
     for line, result in enumerate(results):
         rates, means = series(result)
@@ -57,9 +62,10 @@ def dot_plot(stem: Path, results: Sequence[JobResult], *, title: str, note: str)
         axes.tick_params(colors=MUTED, labelsize=8, length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
     left.tick_params(axis="y", labelcolor=INK)
-    _legend(left)
-    caption = "Dots: all attacked images; lines: 95 % intervals (Wilson; bootstrap)."
-    write_head(figure, title, f"{caption} {note}".strip(), synthetic=False)
+    predictions = any(r.problem is None and r.predicted is not None for r in results)
+    shown = {name for result in results for name in series(result)[0]}
+    _legend(left, shown=shown, predictions=predictions)
+    write_head(figure, title, caption, synthetic=False)
     return save_both(figure, stem)
 
 
@@ -96,10 +102,13 @@ def _draw_line(
         axes.plot([predicted] * 2, [line - 0.38, line + 0.38], color=INK, linestyle=(0, (2, 2)))
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, *, shown: set[str], predictions: bool) -> None:
     for name, (colour, marker) in _SERIES.items():
+        if name not in shown:
+            continue
         axes.plot([], [], marker=marker, color=colour, markersize=5, linewidth=1.4, label=name)
-    axes.plot([], [], color=INK, linestyle=(0, (2, 2)), label="predicted by class shares")
+    if predictions:
+        axes.plot([], [], color=INK, linestyle=(0, (2, 2)), label="predicted by class shares")
     axes.figure.legend(
         *axes.get_legend_handles_labels(),
         loc="lower center",

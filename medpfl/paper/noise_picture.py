@@ -15,20 +15,17 @@ from medpfl.paper.noise_table import READINGS, noise_names
 from medpfl.paper.results import JobResult, failures
 from medpfl.report.console import make_console
 from medpfl.report.figures import (
-    FAILURE,
-    GRID,
-    INK,
-    MUTED,
-    SUCCESS,
     as_picture,
+    head_inches,
     new_figure,
     save_both,
     write_head,
 )
+from medpfl.report.palette import ERROR_STYLE, FAILURE, GRID, INK, MUTED, SUCCESS
 from medpfl.report.record import VictimRecord, load_victim
 
 _CELL, _GAP = 1.05, 0.24
-_LEFT, _TOP = 1.25, 1.2
+_LEFT = 1.25
 _THRESHOLD = 0.9
 
 Victims = Mapping[str, VictimRecord]
@@ -55,7 +52,7 @@ class NoiseFigure:
         for problem in sorted({r.problem for r in results if r.problem is not None}):
             out.print(Text(f"  {problem}"))
         for line in failures(results):
-            out.print(Text(f"  {line}", style="red"), soft_wrap=True)
+            out.print(Text(f"  {line}", style=ERROR_STYLE), soft_wrap=True)
         jobs = {str(r.noise): _victims(r) for r in results if r.problem is None}
         shown = common_images(list(jobs.values()))[: self.images]
         return self._draw(jobs, shown, folder / self.name, note) if shown else {}
@@ -63,7 +60,11 @@ class NoiseFigure:
     def _draw(
         self, jobs: Mapping[str, Victims], shown: Sequence[str], stem: Path, note: str
     ) -> dict[str, Path]:
-        grid = _Grid(columns=len(shown), rows=1 + len(noise_names("inverse")))
+        caption = (
+            "Above each picture its SSIM; a blue frame: at least 0.9.\n"
+            f"Reconstructions are those that the attacker hands in.\n{note}"
+        ).strip()
+        grid = _Grid(columns=len(shown), rows=1 + len(noise_names("inverse")), caption=caption)
         originals = next(iter(jobs.values()))
         for side, reading in enumerate(READINGS):
             grid.head(side, f"levels read {reading}")
@@ -77,10 +78,6 @@ class NoiseFigure:
                     continue
                 for column, image_id in enumerate(shown):
                     grid.picture(side, row, column, jobs[noise][image_id], original=False)
-        caption = (
-            "Above each picture its SSIM; a blue frame: at least 0.9.\n"
-            f"Reconstructions are those that the attacker hands in. {note}"
-        ).strip()
         write_head(grid.figure, self.title, caption, synthetic=False)
         return save_both(grid.figure, stem)
 
@@ -111,15 +108,16 @@ def _victims(result: JobResult) -> dict[str, VictimRecord]:
 class _Grid:
     """Two panels of pictures, placed in inches."""
 
-    def __init__(self, *, columns: int, rows: int) -> None:
+    def __init__(self, *, columns: int, rows: int, caption: str) -> None:
         self._panel = _LEFT + columns * _CELL
         self._width = 2 * self._panel + 0.15
-        self._height = _TOP + rows * (_CELL + _GAP)
+        self._head = head_inches(caption, self._width) + 0.4
+        self._height = self._head + rows * (_CELL + _GAP)
         self.figure: Figure = new_figure(self._width, self._height)
 
     def head(self, side: int, text: str) -> None:
         """Write a panel's heading."""
-        self._text(side * self._panel + _LEFT, _TOP - 0.22, text, 9, INK, "bold")
+        self._text(side * self._panel + _LEFT, self._head - 0.22, text, 9, INK, "bold")
 
     def label(self, side: int, row: int, text: str) -> None:
         """Name a row."""
@@ -155,7 +153,7 @@ class _Grid:
             axes.set_title(f"{ssim:.2f}", fontsize=7, color=MUTED, pad=2)
 
     def _top(self, row: int) -> float:
-        return _TOP + row * (_CELL + _GAP)
+        return self._head + row * (_CELL + _GAP)
 
     def _text(
         self, left: float, top: float, text: str, size: int, colour: str, weight: str

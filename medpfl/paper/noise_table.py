@@ -16,6 +16,7 @@ from medpfl.paper.results import JobResult, failures
 from medpfl.paper.snr import snr_figure
 from medpfl.report._atomic import write_text
 from medpfl.report.console import make_console
+from medpfl.report.palette import ERROR_STYLE, WARNING_STYLE
 from medpfl.report.tables import format_number, markdown_table
 
 READINGS = ("inverse", "proportional")
@@ -64,7 +65,7 @@ class NoiseTable:
         out = make_console()
         out.print(Text(f"\n  {self.title}", style="bold"))
         if note:
-            out.print(Text(f"  {note}", style="yellow"))
+            out.print(Text(f"  {note}", style=WARNING_STYLE))
         for dataset, own in tables.items():
             table = Table(title=dataset, title_justify="left", box=box.SIMPLE_HEAD)
             table.add_column(HEADER[0], no_wrap=True)
@@ -74,7 +75,7 @@ class NoiseTable:
                 table.add_row(*line, style=None if line[1] else "bold", end_section=False)
             out.print(table)
         for line in failed:
-            out.print(Text(line, style="red"), soft_wrap=True)
+            out.print(Text(line, style=ERROR_STYLE), soft_wrap=True)
         out.print(Text(_NOTE, style="dim"))
 
 

@@ -15,17 +15,14 @@ from medpfl.paper.reported import ROWS
 from medpfl.paper.results import JobResult, failures
 from medpfl.report.console import make_console
 from medpfl.report.figures import (
-    FAILURE,
-    GRID,
-    INK,
-    MUTED,
-    SUCCESS,
     as_picture,
     evenly_spread,
+    head_inches,
     new_figure,
     save_both,
     write_head,
 )
+from medpfl.report.palette import ERROR_STYLE, FAILURE, GRID, INK, MUTED, SUCCESS
 from medpfl.report.record import VictimRecord, load_victim
 from medpfl.types import Trace
 
@@ -59,7 +56,7 @@ class ProgressFigure:
             if result.problem is not None:
                 out.print(Text(f"  {result.row}, {result.dataset}: {result.problem}"))
         for line in failures(results):
-            out.print(Text(f"  {line}", style="red"), soft_wrap=True)
+            out.print(Text(f"  {line}", style=ERROR_STYLE), soft_wrap=True)
         if not shown:
             return {}
         return _draw(self, results, shown, folder / self.name, note)
@@ -89,15 +86,17 @@ def _draw(
     width = 1.5 + _CELL * (COLUMNS + 1)
     grid_height = (_CELL + 0.22) * len(shown)
     curves_height = 2.2 if product.curves else 0.0
-    height = 0.95 + grid_height + curves_height
+    caption = _caption(results, shown, note)
+    head = head_inches(caption, width) + 0.2
+    height = head + grid_height + curves_height
     figure = new_figure(width, height)
     for line, (result, victim) in enumerate(shown):
-        top = 0.95 + line * (_CELL + 0.22)
+        top = head + line * (_CELL + 0.22)
         _draw_line(figure, result, victim, top, width, height)
     if product.curves:
         axes = figure.add_axes((0.09, 0.5 / height, 0.88, (curves_height - 0.75) / height))
         _draw_objectives(axes, shown)
-    write_head(figure, product.title, _caption(results, shown, note), synthetic=False)
+    write_head(figure, product.title, caption, synthetic=False)
     return save_both(figure, stem)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
@@ -16,6 +18,7 @@ from medpfl.paper.results import JobResult, read_results
 from medpfl.report.console import error as print_error
 from medpfl.report.console import make_console, paths
 from medpfl.report.jobs import planned
+from medpfl.report.palette import WARNING_STYLE
 from medpfl.report.sweep import SweepOutcome, SweepReport
 from medpfl.report.tables import format_seconds
 
@@ -54,6 +57,8 @@ class PaperReport(SweepReport):
     def __init__(self, product: Product) -> None:
         self.product = product
         self._note = ""
+        self._expected: list[float] = []
+        self._began, self._ended = 0.0, 0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Say what is to come and how long it is expected to take."""
@@ -68,8 +73,21 @@ class PaperReport(SweepReport):
         out = make_console()
         out.print(Text(f"\n  {self.product.title}", style="bold"))
         if self._note:
-            out.print(Text(f"  {self._note}", style="yellow"))
+            out.print(Text(f"  {self._note}", style=WARNING_STYLE))
         out.print(Text(f"  {expected_duration(jobs, config.paper.row, config.n_images)}\n"))
+        self._expected = [expected_seconds(job, config.paper.row, config.n_images) for job in jobs]
+        self._began, self._ended = time.monotonic(), 0
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Say after every job how long the others will take, at the pace of those that ended."""
+        super().on_job_end(config, job_return, **kwargs)
+        self._ended += 1
+        done, left = self._expected[: self._ended], self._expected[self._ended :]
+        if not left or not sum(done):
+            return
+        seconds = (time.monotonic() - self._began) * sum(left) / sum(done)
+        told = f"{self._ended} of {len(self._expected)} jobs, about {format_seconds(seconds)} left"
+        make_console().print(Text(f"\n  {told}, at the pace of these jobs\n"))
 
     def _finish(self, outcome: SweepOutcome) -> SweepOutcome:
         """Make the product; a row that this machine cannot run does not count as failed."""
@@ -104,12 +122,28 @@ def expected_duration(jobs: Sequence[Sequence[str]], row: str, n_images: int | N
         n_images: images a job, or None for what the datasets' strides visit, at most 100.
     """
     images = REPORTED_IMAGES if n_images is None else n_images
-    chosen = [dict(o.partition("=")[::2] for o in job).get("paper/row", row) for job in jobs]
-    known = [ROWS[name].seconds for name in chosen if name in ROWS]
-    seconds = images * sum(s for s in known if s is not None)
-    skipped = sum(s is None for s in known)
+    chosen = [_row_of(job, row) for job in jobs]
+    seconds = sum(expected_seconds(job, row, n_images) for job in jobs)
+    skipped = sum(name in ROWS and ROWS[name].seconds is None for name in chosen)
     on_gpu = f", and {skipped} that need a GPU (hours each at full size)" if skipped else ""
     return (
-        f"{len(jobs)} jobs of up to {images} images{on_gpu}; estimate: up to "
-        f"{format_seconds(seconds)}, from seconds an image measured on 2 CPU cores"
+        f"{len(jobs)} jobs of up to {images} images{on_gpu}; about {format_seconds(seconds)} on 2 "
+        "idle CPU cores, a multiple on busy ones: each job's end says what is left"
     )
+
+
+def expected_seconds(job: Sequence[str], row: str, n_images: int | None) -> float:
+    """Return what a job takes on 2 idle CPU cores; 0 where it needs a GPU or is not known.
+
+    Args:
+        job: its overrides.
+        row: the experiment, where the job does not choose one.
+        n_images: images, or None for what the datasets' strides visit, at most 100.
+    """
+    name = _row_of(job, row)
+    seconds = ROWS[name].seconds if name in ROWS else None
+    return (REPORTED_IMAGES if n_images is None else n_images) * (seconds or 0.0)
+
+
+def _row_of(job: Sequence[str], row: str) -> str:
+    return dict(o.partition("=")[::2] for o in job).get("paper/row", row)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from medpfl.metrics.bootstrap import bootstrap_mean
-from medpfl.metrics.success import is_zero_gradient, wilson
+from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.paper.expected import predicted_success
 from medpfl.report.jobs import COMPLETE, Row, overrides_by_job, read_record
 from medpfl.report.sweep import SweepOutcome

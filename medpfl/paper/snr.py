@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from medpfl.metrics.success import wilson
+from medpfl.metrics.rates import wilson
 from medpfl.paper.reported import ROWS
 from medpfl.paper.results import JobResult
-from medpfl.report.figures import GRID, INK, MUTED, new_figure, save_both, write_head
+from medpfl.report.figures import head_inches, new_figure, save_both, write_head
+from medpfl.report.palette import GRID, INK, MUTED, SERIES
 
 BIN_DB = 5.0
-# Okabe and Ito, 2008.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _MARKERS = ("o", "D", "s", "^")
 
 
@@ -62,7 +61,6 @@ def snr_figure(
         return {}
     figure = new_figure(7.4, 6.2)
     top, bottom = figure.subplots(2, 1, sharex=True)
-    figure.subplots_adjust(left=0.1, right=0.97, top=0.86, bottom=0.09, hspace=0.08)
     for place, (row, cloud) in enumerate(clouds.items()):
         _draw(top, bottom, cloud, ROWS[row].label, place)
     bottom.axhline(0.0, color=MUTED, linewidth=0.6)
@@ -80,6 +78,9 @@ def snr_figure(
         f"{n} attacked updates of all datasets, levels and readings. Dots: images; lines: medians "
         f"of {BIN_DB:g} dB; bars: 95 %.\n{note}"
     ).strip()
+    head = head_inches(caption, figure.get_figwidth()) + 0.1
+    top_edge = 1 - head / figure.get_figheight()
+    figure.subplots_adjust(left=0.1, right=0.97, top=top_edge, bottom=0.09, hspace=0.08)
     write_head(figure, f"{title}: by signal-to-noise ratio", caption, synthetic=False)
     return save_both(figure, stem)
 
@@ -108,11 +109,11 @@ def binned(cloud: pd.DataFrame, width_db: float = BIN_DB) -> list[Bin]:
 
 
 def _draw(top: Axes, bottom: Axes, cloud: pd.DataFrame, label: str, place: int) -> None:
-    colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+    colour, marker = SERIES[place % len(SERIES)], _MARKERS[place % len(_MARKERS)]
     bins = binned(cloud)
     # Side by side, so that the intervals of two attacks do not hide one another.
     centres = [b.centre_db + 0.5 * place for b in bins]
-    top.scatter(cloud["snr_db"], cloud["ssim"], s=9, color=colour, alpha=0.35, linewidths=0)
+    top.scatter(cloud["snr_db"], cloud["ssim"], s=20, color=colour, alpha=0.7, linewidths=0)
     top.plot(
         centres, [b.ssim for b in bins], color=colour, marker=marker, markersize=4, label=label
     )

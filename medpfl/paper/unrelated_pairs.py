@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,15 @@ from rich.text import Text
 from torch import Tensor
 
 from medpfl.data import KaggleDataset, LoadedData, Preprocess
+from medpfl.data.pairs import unrelated_pairs
 from medpfl.errors import MedpflError
 from medpfl.metrics import ALL_PROTOCOLS, ssim
 from medpfl.paper.reported import DATASETS
 from medpfl.report._atomic import make_private_folder, write_text
 from medpfl.report.console import error as print_error
 from medpfl.report.console import make_console, paths
-from medpfl.report.figures import GRID, INK, MUTED, new_figure, save_both, write_head
+from medpfl.report.figures import new_figure, save_both, write_head
+from medpfl.report.palette import GRID, INK, MUTED, SERIES
 from medpfl.report.tables import csv_table, format_number, markdown_table
 from medpfl.seeding import generator
 
@@ -36,8 +38,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HEADER = ("guess", "protocol", "mean", "5 %", "95 %", "reach 0.9 %", "n")
 _MISTAKE = 2
 _THRESHOLD = 0.9
-# Okabe and Ito, 2008.
-_COLOURS = {"rigorous": "#0072b2", "paper_cpl": "#e69f00", "paper_gradinv": "#d55e00"}
+_COLOURS = {"rigorous": SERIES[0], "paper_cpl": SERIES[2], "paper_gradinv": SERIES[1]}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ def measure(data: LoadedData, pairs: int, seed: int) -> list[Scored]:
     stream = generator(seed, "unrelated pairs")
     mean_image = data.mean_image()
     values: dict[tuple[str, str], list[float]] = {}
-    for first, second in _pairs(data, pairs, stream):
+    for places in unrelated_pairs(len(data.images), pairs, stream):
+        first, second = (data.images.load(place) for place in places)
+        if torch.equal(first, second):
+            continue  # one image under two names
         guesses = {
             "another image": second,
             "mean image": mean_image,
@@ -139,18 +143,6 @@ def show(measured: Mapping[str, Sequence[Scored]], size: int, folder: Path) -> N
     files = _draw(measured, size, folder / "unrelated_pairs")
     out.print(Text(""))
     paths({"table": folder / "unrelated_pairs.md", **files})
-
-
-def _pairs(
-    data: LoadedData, count: int, stream: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    total = len(data.images)
-    for _ in range(count):
-        first, step = (
-            int(torch.randint(low, high, (), generator=stream))
-            for low, high in ((0, total), (1, total))
-        )
-        yield data.images.load(first), data.images.load((first + step) % total)
 
 
 def _draw(measured: Mapping[str, Sequence[Scored]], size: int, stem: Path) -> dict[str, Path]:

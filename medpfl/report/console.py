@@ -21,8 +21,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from medpfl.metrics.grades import Grade
+from medpfl.report.palette import BAR_STYLE, ERROR_STYLE, WARNING_STYLE
 from medpfl.report.progress import Progress, show_progress
 from medpfl.report.tables import format_number, format_percent, format_rate, format_seconds
+from medpfl.report.words import endings
 
 if TYPE_CHECKING:
     from medpfl.metrics.success import Summary
@@ -54,6 +57,7 @@ class RunPlan:
         image_shape: ``(C, *S)`` of one image.
         notes: what a careful reader should know before believing the numbers.
         output: the run's folder.
+        duration: how long it may take, where that is long.
     """
 
     attack: str
@@ -71,6 +75,7 @@ class RunPlan:
     image_shape: tuple[int, ...]
     notes: tuple[str, ...]
     output: Path
+    duration: str | None = None
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -98,8 +103,10 @@ def announce(plan: RunPlan, *, console: Console | None = None) -> None:
     facts.add_row("noise", plan.noise or "none")
     facts.add_row("threat", "\n".join(plan.threat))
     facts.add_row("device", plan.device)
+    if plan.duration is not None:
+        facts.add_row(Text("time", style=WARNING_STYLE), Text(plan.duration, style=WARNING_STYLE))
     for note in plan.notes:
-        facts.add_row(Text("note", style="yellow"), note)
+        facts.add_row(Text("note", style="bold"), note)
     title = _title("medpfl", synthetic=plan.synthetic)
     out.print(Panel(facts, title=title, title_align="left", box=box.ROUNDED, padding=(0, 1)))
     paths({"source": plan.source, "output": plan.output}, console=out)
@@ -146,6 +153,23 @@ def summary_table(
     if ssim_per_image:
         out.print(_histogram(ssim_per_image, ascii_only=not _has_unicode(out)))
     out.print()
+    for sentence in summary.cautions:
+        caution(sentence, console=out)
+    if summary.cautions:
+        out.print()
+
+
+def caution(sentence: str, *, console: Console | None = None) -> None:
+    """Print what keeps a number from saying what it seems to, wrapped below a mark.
+
+    Args:
+        sentence: without a full stop.
+        console: where to print; standard output by default.
+    """
+    out = console or make_console()
+    lines = Table.grid(padding=(0, 1))
+    lines.add_row(Text("  !", style=WARNING_STYLE), Text(f"{sentence}."))
+    out.print(lines)
 
 
 def paths(named: Mapping[str, Path | str], *, console: Console | None = None) -> None:
@@ -177,7 +201,7 @@ def error(message: str, *, console: Console | None = None) -> None:
         for line in f"{prefix}{message.strip()}".splitlines()
     ]
     text = Text("\n".join(lines))
-    text.stylize("bold red", 0, len(prefix) - 1)
+    text.stylize(ERROR_STYLE, 0, len(prefix) - 1)
     out.print(text, soft_wrap=True)
 
 
@@ -190,26 +214,65 @@ def _facts() -> Table:
 
 def _title(text: str, *, synthetic: bool) -> Text:
     title = Text(text, style="bold")
-    return title + Text(f"  {SYNTHETIC}", style="bold yellow") if synthetic else title
+    return title + Text(f"  {SYNTHETIC}", style=WARNING_STYLE) if synthetic else title
 
 
 def _dataset(name: str, *, synthetic: bool) -> Text:
     text = Text(name)
-    return text.append("  SYNTHETIC: no patient's images", "bold yellow") if synthetic else text
+    return text.append("  SYNTHETIC: no patient's images", WARNING_STYLE) if synthetic else text
 
 
 def _rates(summary: Summary, threshold: float) -> Table:
     zero = summary.zero_gradient_share
     rate = format_rate(summary.asr, summary.n, low=summary.asr_low, high=summary.asr_high)
-    ended = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items()))
     table = _facts()
     table.add_row(f"ASR (SSIM >= {threshold:g})", Text(rate, style="bold"))
+    if summary.leaked is not None:
+        table.add_row("at least recognisable", Text(_leaked(summary), style="bold"))
+        table.add_row("grades", _grades(summary))
     table.add_row("ceiling", f"{format_percent(summary.asr_ceiling)}: {_ceiling(summary)}")
     table.add_row("zero gradient", format_rate(zero, summary.n))
     table.add_row("labels right", format_rate(summary.label_accuracy, summary.n))
     table.add_row("time", f"{format_seconds(summary.seconds_per_image)} an image")
-    table.add_row("ended", f"{ended}; {summary.n_ok} of {summary.n} stayed finite")
+    if summary.noise_scale_mean is not None:
+        table.add_row("noise", _noise(summary))
+    table.add_row("ended", _ended(summary))
     return _indented(table)
+
+
+def _leaked(summary: Summary) -> str:
+    return format_rate(
+        summary.leaked or 0.0, summary.n, low=summary.leaked_low, high=summary.leaked_high
+    )
+
+
+def _grades(summary: Summary) -> str:
+    """Return the images of every grade, what separates them, and the mean image's beside them."""
+    s = summary
+    counts = (f"{getattr(s, str(grade))} {grade}" for grade in Grade)
+    return (
+        f"{', '.join(counts)}\n"
+        f"diagnostic from SSIM {format_number(s.diagnostic_from, 2)}; of {s.unrelated_pairs} "
+        f"unrelated pairs 1 % exceed {format_number(s.unrelated_ssim, 2)}\n"
+        f"recognisable: told from {s.others} other images; "
+        f"so is the mean image of {format_percent(s.leaked_mean_image)}"
+    )
+
+
+def _noise(summary: Summary) -> str:
+    scale = f"scale {summary.noise_scale_mean:.3g}"
+    snr = summary.snr_db_mean
+    return scale if snr is None else f"{scale}, signal-to-noise ratio {snr:.1f} dB"
+
+
+def _ended(summary: Summary) -> str:
+    """Return how the attacks ended that did not reach the threshold; the others have."""
+    others = sum(summary.unsolved.values())
+    solved = summary.n - others
+    if not others:
+        return f"all {solved} reached the threshold"
+    reached = f"{solved} reached the threshold; the others: " if solved else ""
+    return f"{reached}{endings(summary.unsolved)}"
 
 
 def _ceiling(summary: Summary) -> str:
@@ -226,10 +289,12 @@ def _quality(summary: Summary) -> Table:
     s = summary
     table.add_row("SSIM", *_cells(3, s.ssim_mean, s.ssim_zeros_mean, s.ssim_mean_image_mean))
     table.add_row("SSIM, median", *_cells(3, s.ssim_median))
-    published = f"SSIM as published{_over(s.n_ssim_paper, s.n)}"
-    table.add_row(published, *_cells(3, s.ssim_paper_mean))
+    if s.n_ssim_paper:
+        published = f"SSIM as published{_over(s.n_ssim_paper, s.n)}"
+        table.add_row(published, *_cells(3, s.ssim_paper_mean))
     table.add_row("MSE", *_cells(4, s.mse_mean, s.mse_zeros_mean, s.mse_mean_image_mean))
-    table.add_row(f"PSNR (dB){_over(s.n - s.n_exact, s.n)}", *_cells(1, s.psnr_db_mean))
+    if s.n > s.n_exact:
+        table.add_row(f"PSNR (dB){_over(s.n - s.n_exact, s.n)}", *_cells(1, s.psnr_db_mean))
     return table
 
 
@@ -253,7 +318,7 @@ def _histogram(values: Sequence[float], *, ascii_only: bool) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     for _ in counts:
         table.add_column(justify="right", no_wrap=True, min_width=4)
-    table.add_row("SSIM", *(Text(blocks[height] * 4, style="cyan") for height in heights))
+    table.add_row("SSIM", *(Text(blocks[height] * 4, style=BAR_STYLE) for height in heights))
     table.add_row("images", *(str(count) for count in counts))
     table.add_row("from", *(f"{index / _HISTOGRAM_BINS:.1f}" for index in range(_HISTOGRAM_BINS)))
     return _indented(table)

@@ -15,7 +15,9 @@ def draw(record: RunRecord, experiment: Experiment) -> None:
     items, curves = [], []
     for victim in record.victims():
         items += [
-            GalleryItem(score.image_id, original, reconstruction, score.ssim, score.status)
+            GalleryItem(
+                score.image_id, original, reconstruction, score.ssim, score.status, score.grade
+            )
             for original, reconstruction, score in zip(
                 victim.original, victim.reconstruction, victim.scores, strict=True
             )

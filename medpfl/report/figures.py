@@ -6,6 +6,7 @@ Figures are built on matplotlib's objects, never on pyplot: nothing global is to
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,26 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from torch import Tensor
 
+from medpfl.metrics.grades import Grade
 from medpfl.report._atomic import replacing
+from medpfl.report.palette import FAILURE, GRID, INK, MUTED, PARTIAL, SUCCESS, SYNTHETIC_INK
+from medpfl.report.words import how_it_ended
 
 MAX_PAIRS = 24
 _PAIRS_PER_ROW = 4
 _DPI = 160
-INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
-# Okabe and Ito, 2008: told apart by readers with any colour vision; marks say it once more.
-SUCCESS, FAILURE, _WARNING = "#0072b2", "#d55e00", "#b8860b"
+_SOLVED, _HALF, _MISSED = (
+    "\N{CHECK MARK}",
+    "\N{CIRCLE WITH LEFT HALF BLACK}",
+    "\N{BALLOT X}",
+)
 _LONGEST_ID = 30
+# Inches of a figure's head: where the caption begins, a line of it, and what follows it.
+_MARGIN, _TITLE, _LINE, _BELOW_HEAD = 0.15, 0.38, 0.145, 0.1
+# Of small text, on average and a little more.
+_LETTERS_AN_INCH = 15.5
+# Above a pair: its name and its verdict.
+_TWO_LINES = 0.26
 
 Array = Tensor | npt.NDArray[Any]
 Series = npt.NDArray[np.float64]
@@ -43,6 +55,7 @@ class GalleryItem:
         reconstruction: `(C, *S)` in [0, 1].
         ssim: SSIM between the two.
         status: why the attack ended.
+        grade: what the reconstruction shows; empty where it was not graded.
     """
 
     image_id: str
@@ -50,6 +63,7 @@ class GalleryItem:
     reconstruction: Array
     ssim: float
     status: str
+    grade: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,14 @@ def gallery(
     # At least two columns wide: room for the title over a single pair.
     columns = max(2, min(_PAIRS_PER_ROW, len(shown)))
     rows = math.ceil(len(shown) / columns)
-    width, height = 2.5 * columns, 1.62 * rows + 0.9
+    slices = any(len(item.original.shape) > 3 for item in items)
+    caption = (
+        f"Left: original, right: reconstruction{' (middle slices)' if slices else ''}.\n"
+        f"{len(shown)} of {len(items)} images shown; {_counted(items, threshold)}."
+    )
+    width = 2.5 * columns
+    head = head_inches(caption, width) + _TWO_LINES
+    height = 1.62 * rows + head - 0.12
     figure = new_figure(width, height)
     grid = GridSpec(
         rows,
@@ -101,22 +122,15 @@ def gallery(
         figure=figure,
         left=0.15 / width,
         right=1 - 0.15 / width,
-        top=1 - 1.02 / height,
+        top=1 - head / height,
         bottom=0.1 / height,
         wspace=0.08,
         hspace=0.42,
     )
     for index, item in enumerate(shown):
         _draw_pair(figure, grid, index, item, threshold)
-    solved = sum(item.ssim >= threshold for item in items)
-    slices = any(len(item.original.shape) > 3 for item in items)
-    caption = (
-        f"Left: original, right: reconstruction{' (middle slices)' if slices else ''}.\n"
-        f"{len(shown)} of {len(items)} images shown; "
-        f"{solved} of {len(items)} reach SSIM {threshold:g} (\N{CHECK MARK})."
-    )
     write_head(figure, title, caption, synthetic=synthetic)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def traces(
@@ -144,7 +158,6 @@ def traces(
         raise ValueError("traces: no item has a trace; there is nothing to draw")
     figure = new_figure(7.2, 6.0)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1))
-    figure.subplots_adjust(left=0.1, right=0.97, top=0.85, bottom=0.09, hspace=0.09)
     steps = [_series(curve.steps) for curve in curves]
     ssim = [_series(curve.ssim) for curve in curves]
     objective, floored = _positive([_series(curve.objective) for curve in curves])
@@ -158,8 +171,11 @@ def traces(
         bottom.set_yscale("log")
     figure.align_ylabels([top, bottom])
     _legend(top, solved, threshold)
-    write_head(figure, title, _trace_caption(len(items), len(curves), floored), synthetic=synthetic)
-    _save(figure, path)
+    caption = _trace_caption(len(items), len(curves), floored)
+    top_inches = head_inches(caption, figure.get_figwidth()) + 0.1
+    figure.subplots_adjust(left=0.1, right=0.97, top=1 - top_inches / 6.0, bottom=0.09, hspace=0.09)
+    write_head(figure, title, caption, synthetic=synthetic)
+    save_png(figure, path)
 
 
 def evenly_spread(total: int, most: int) -> list[int]:
@@ -192,8 +208,7 @@ def _draw_pair(
     figure: Figure, grid: GridSpec, index: int, item: GalleryItem, threshold: float
 ) -> None:
     cell = grid[index // grid.ncols, index % grid.ncols].subgridspec(1, 2, wspace=0.04)
-    success = item.ssim >= threshold
-    colour = SUCCESS if success else FAILURE
+    mark, word, colour = _verdict(item, threshold)
     for half, image in enumerate((item.original, item.reconstruction)):
         axes = figure.add_subplot(cell[half])
         picture = as_picture(image)
@@ -207,9 +222,8 @@ def _draw_pair(
                 f"{_shortened(item.image_id)}\n", loc="left", fontsize=7, color=INK, pad=2.5
             ).set_parse_math(False)
             left = axes
-    mark = "\N{CHECK MARK}" if success else f"\N{BALLOT X} {item.status},"
     left.annotate(
-        f"{mark} SSIM {item.ssim:.3f}",
+        f"{mark} {word}SSIM {item.ssim:.3f}",
         (0, 1),
         (0, 2.5),
         xycoords="axes fraction",
@@ -219,6 +233,24 @@ def _draw_pair(
         color=colour,
         annotation_clip=False,
     )
+
+
+def _verdict(item: GalleryItem, threshold: float) -> tuple[str, str, str]:
+    """Return the mark, the word and the colour of an image."""
+    if item.ssim >= threshold:
+        return _SOLVED, f"{item.grade}, " if item.grade else "", SUCCESS
+    if item.grade == Grade.RECOGNISABLE:
+        return _HALF, f"{item.grade}, ", PARTIAL
+    return _MISSED, f"{how_it_ended(item.status)}, ", FAILURE
+
+
+def _counted(items: Sequence[GalleryItem], threshold: float) -> str:
+    """Return how many images reach the threshold, and how many more are recognisable."""
+    n = len(items)
+    marks = [_verdict(item, threshold)[0] for item in items]
+    reached = f"{marks.count(_SOLVED)} of {n} reach SSIM {threshold:g} ({_SOLVED})"
+    partly = marks.count(_HALF)
+    return f"{reached}, {partly} more recognisable ({_HALF})" if partly else reached
 
 
 def as_picture(image: Array) -> npt.NDArray[Any]:
@@ -296,14 +328,31 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def wrapped(caption: str, width: float) -> str:
+    """Break a caption's lines so that they fit into a figure of a width in inches."""
+    letters = int((width - 2 * _MARGIN) * _LETTERS_AN_INCH)
+    return "\n".join(textwrap.fill(line, letters) for line in caption.splitlines())
+
+
+def head_inches(caption: str, width: float) -> float:
+    """Return the room that `write_head` takes at the top of a figure of a width in inches."""
+    return _TITLE + _LINE * len(wrapped(caption, width).splitlines()) + _BELOW_HEAD
+
+
 def write_head(figure: Figure, title: str, caption: str, *, synthetic: bool) -> None:
-    """Write title and caption at the top left, and whether the images are made up."""
+    """Write title and caption at the top left, and whether the images are made up.
+
+    Its height is `head_inches`: leave room for it.
+    """
+    caption = wrapped(caption, figure.get_figwidth())
     height = figure.get_figheight()
-    left = 0.15 / figure.get_figwidth()
+    left = _MARGIN / figure.get_figwidth()
     figure.text(
         left, 1 - 0.12 / height, title, va="top", fontsize=12, fontweight="bold", color=INK
     ).set_parse_math(False)
-    figure.text(left, 1 - 0.38 / height, caption, va="top", fontsize=8, color=MUTED)
+    figure.text(
+        left, 1 - _TITLE / height, caption, va="top", fontsize=8, color=MUTED, linespacing=1.2
+    ).set_parse_math(False)
     if synthetic:
         figure.text(
             1 - left,
@@ -313,11 +362,12 @@ def write_head(figure: Figure, title: str, caption: str, *, synthetic: bool) -> 
             ha="right",
             fontsize=10,
             fontweight="bold",
-            color=_WARNING,
+            color=SYNTHETIC_INK,
         )
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG that is there whole or not at all."""
     with replacing(path) as file:
         # Without matplotlib's version in it, the same figure is the same file.
         figure.savefig(file, format="png", metadata={"Software": None})
@@ -326,7 +376,7 @@ def _save(figure: Figure, path: Path) -> None:
 def save_both(figure: Figure, stem: Path) -> dict[str, Path]:
     """Write a figure as PNG and as PDF, and return the two files by suffix."""
     files = {suffix: stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "pdf")}
-    _save(figure, files["png"])
+    save_png(figure, files["png"])
     with replacing(files["pdf"]) as file:
         figure.savefig(file, format="pdf", metadata={"CreationDate": None, "Producer": None})
     return files

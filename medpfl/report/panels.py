@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from medpfl.report.words import how_it_ended
 from medpfl.types import ImageScore
 
 PANEL_SIDE = 192
@@ -74,8 +75,11 @@ def _pixels(image: Tensor) -> NDArray[np.uint8]:
 
 
 def _caption(score: ImageScore) -> str:
-    status = score.status.replace("_", " ")
-    return f"SSIM {score.ssim:.4f}   MSE {score.mse:.2e}   {status}   {score.image_id}"
+    words = [score.grade] if score.grade else []
+    if not score.success:
+        words.append(how_it_ended(score.status))
+    told = "   ".join([f"SSIM {score.ssim:.4f}", f"MSE {score.mse:.2e}", *words])
+    return f"{told}   {score.image_id}"
 
 
 def _fit(text: str, width: int) -> str:

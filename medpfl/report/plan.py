@@ -11,13 +11,16 @@ from medpfl.report.console import RunPlan
 from medpfl.round import Round
 
 
-def make_plan(experiment: Experiment, round_: Round, output: Path) -> RunPlan:
+def make_plan(
+    experiment: Experiment, round_: Round, output: Path, *, duration: str | None = None
+) -> RunPlan:
     """Describe a run.
 
     Args:
         experiment: its parts.
         round_: the attacked round.
         output: the run's folder.
+        duration: how long it may take, where that is long.
     """
     data = experiment.data
     payload = round_.payload(round_.image_ids[0])
@@ -41,6 +44,7 @@ def make_plan(experiment: Experiment, round_: Round, output: Path) -> RunPlan:
         image_shape=data.spec.shape,
         notes=tuple(notes),
         output=output,
+        duration=duration,
     )
 
 

@@ -21,17 +21,17 @@ _PULSE_SECONDS = 15.0
 class Progress(Protocol):
     """Where long work reports how far it has come."""
 
-    def update(self, done: int, successes: int, steps: str = "") -> None:
+    def update(self, done: int, successes: int, left: float | None = None) -> None:
         """Report finished work.
 
         Args:
             done: how many are finished so far.
             successes: how many of these succeeded.
-            steps: the optimiser's progress in words.
+            left: seconds that are left, about, or None where nothing is known of them.
         """
 
-    def pulse(self, text: str) -> None:
-        """Report signs of life between finished images, such as ``step 120/300``."""
+    def pulse(self, text: str, left: float | None = None) -> None:
+        """Report signs of life between finished images, such as ``step 120 of at most 300``."""
 
 
 @contextmanager
@@ -60,25 +60,26 @@ def show_progress(
 
 class _Bar:
     def __init__(self, total: int, unit: str, console: Console) -> None:
+        self._total = total
         self._bar = bars.Progress(
             bars.BarColumn(bar_width=24),
             bars.MofNCompleteColumn(),
             bars.TextColumn(f"{unit}, {{task.fields[successes]}}", markup=False),
             bars.TimeElapsedColumn(),
-            bars.TextColumn("elapsed,", style="dim"),
-            bars.TimeRemainingColumn(),
-            bars.TextColumn("left", style="dim"),
+            bars.TextColumn("elapsed{task.fields[left]}", style="dim", markup=False),
             console=console,
         )
-        self._task = self._bar.add_task("", total=total, successes=_successes(0))
+        self._task = self._bar.add_task("", total=total, successes=_successes(0), left="")
         self._text = Text("", style="dim", no_wrap=True, overflow="ellipsis")
         self.live = Live(Group(self._bar, self._text), console=console, refresh_per_second=5)
 
-    def update(self, done: int, successes: int, steps: str = "") -> None:
-        self._bar.update(self._task, completed=done, successes=_successes(successes))
-        self._text.plain = steps
+    def update(self, done: int, successes: int, left: float | None = None) -> None:
+        told = _left(left) if done < self._total else ""
+        self._bar.update(self._task, completed=done, successes=_successes(successes), left=told)
+        self._text.plain = ""
 
-    def pulse(self, text: str) -> None:
+    def pulse(self, text: str, left: float | None = None) -> None:
+        self._bar.update(self._task, left=_left(left))
         self._text.plain = text
 
 
@@ -89,33 +90,31 @@ class _Lines:
         self._start = self._last = clock()
         self._done, self._successes, self._tenth = 0, 0, 0
 
-    def update(self, done: int, successes: int, steps: str = "") -> None:
+    def update(self, done: int, successes: int, left: float | None = None) -> None:
         tenth = 10 * done // max(self._total, 1)
         due = self._clock() - self._last >= _LINE_SECONDS
         changed = (done, successes) != (self._done, self._successes)
+        first = successes > 0 and self._successes == 0
         self._done, self._successes = done, successes
-        if changed and (due or tenth > self._tenth):
+        if changed and (due or first or tenth > self._tenth):
             self._tenth = tenth
-            self._write(steps)
+            self._write("", left)
 
-    def pulse(self, text: str) -> None:
+    def pulse(self, text: str, left: float | None = None) -> None:
         if self._clock() - self._last >= _PULSE_SECONDS:
-            self._write(text)
+            self._write(text, left)
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, left: float | None) -> None:
         self._last = self._clock()
-        elapsed = self._last - self._start
-        parts = [
-            f"{self._done}/{self._total} {self._unit}",
-            _successes(self._successes),
-            format_seconds(round(elapsed)),
-        ]
-        if 0 < self._done < self._total:
-            left = elapsed / self._done * (self._total - self._done)
-            parts.append(f"about {format_seconds(round(left))} left")
-        if text:
-            parts.append(text)
-        self._console.print(", ".join(parts), soft_wrap=True)
+        line = f"{self._done}/{self._total} {self._unit}, {_successes(self._successes)}, "
+        line += format_seconds(round(self._last - self._start))
+        if self._done < self._total:
+            line += _left(left)
+        self._console.print(f"{line}, {text}" if text else line, soft_wrap=True)
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f", about {format_seconds(max(1, round(seconds)))} left"
 
 
 def _successes(count: int) -> str:

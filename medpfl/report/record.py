@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from medpfl.errors import MedpflError
+from medpfl.metrics.grades import Grading
 from medpfl.metrics.matching import match
 from medpfl.metrics.success import Summary, summarise
 from medpfl.report._atomic import (
@@ -51,7 +52,7 @@ class RunRecord:
 
     Only its owner can read it: reconstructions are patients' images. Each file is there whole or
     not at all, so a run that ends anyhow leaves every finished victim readable. One process at a
-    time writes to it.
+    time writes to it. `grading` is what images are graded with, once it is known.
     """
 
     def __init__(self, run_file: RunFile) -> None:
@@ -61,6 +62,7 @@ class RunRecord:
         self._planned: dict[str, int] = {}
         self._victims: list[tuple[str, Path]] = []
         self._damaged: list[str] = []
+        self.grading: Grading | None = None
         self._table_written = -float("inf")
         self._release: Callable[[], object] = lambda: None
 
@@ -143,6 +145,14 @@ class RunRecord:
         """The rows so far: in the planned order where one is known, then as they arrived."""
         return sorted(self._scores, key=lambda score: self._place(score.image_id))
 
+    def summarise(self) -> Summary:
+        """Summarise the rows so far.
+
+        Raises:
+            ValueError: there are no rows.
+        """
+        return summarise(self.scores, self.grading)
+
     def victims(self) -> Iterator[VictimRecord]:
         """Read the recorded victims back one at a time, in the order of `scores`."""
         for _, path in sorted(self._victims, key=lambda victim: self._place(victim[0])):
@@ -211,7 +221,7 @@ class RunRecord:
             MedpflError: the files cannot be written.
         """
         self._write_table()
-        self._write_run("interrupted", summary=summarise(self.scores) if self._scores else None)
+        self._write_run("interrupted", summary=self.summarise() if self._scores else None)
         self._release()
 
     def fail(self, error: BaseException) -> None:

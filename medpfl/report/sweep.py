@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -20,8 +20,8 @@ from rich.text import Text
 
 from medpfl.report import _strict_json
 from medpfl.report._atomic import write_text
+from medpfl.report.console import caution, make_console, paths
 from medpfl.report.console import error as print_error
-from medpfl.report.console import make_console, paths
 from medpfl.report.jobs import (
     COMPLETE,
     FAILED,
@@ -33,6 +33,7 @@ from medpfl.report.jobs import (
     varying_columns,
     without_values,
 )
+from medpfl.report.palette import ERROR_STYLE
 from medpfl.report.tables import (
     csv_table,
     format_interval,
@@ -45,8 +46,14 @@ __all__ = ["SweepOutcome", "SweepReport", "collect", "show", "write_report"]
 
 _NOTE = (
     "ASR: share of the images whose reconstruction reaches the SSIM threshold, with its 95 % "
-    "interval. Ceiling: share of the images whose gradient, squared in float32, is not zero."
+    "interval. Recognisable: share of the images that are at least recognisable, told from other "
+    "images of the dataset. Ceiling: share of the images whose gradient, squared in float32, is "
+    "not zero. All zeros and mean image: the SSIM of guesses that need no attack. Noise scale and "
+    "SNR: means over the images; none where nothing was added."
 )
+_BRIEF = ("ASR % (95 %)", "recog. %", "n", "SSIM")
+# Instead of one another: both do not fit beside two settings in 80 columns.
+_NOISE, _TIME = ("noise", "SNR dB"), ("s/image",)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class SweepOutcome:
         results_csv: the table with a row a job.
         results_md: the same for readers.
         rows: what `collect` returned.
+        figure: success rates and mean SSIM of the jobs, or None where nothing was measured.
     """
 
     jobs: int
@@ -66,6 +74,7 @@ class SweepOutcome:
     results_csv: Path
     results_md: Path
     rows: tuple[Row, ...] = field(repr=False)
+    figure: Path | None = None
 
 
 class SweepReport(Callback):
@@ -137,7 +146,7 @@ class SweepReport(Callback):
 
 
 def write_report(sweep_dir: Path, *, failures: Mapping[int, str] | None = None) -> SweepOutcome:
-    """Write a sweep's ``results.csv`` and ``results.md``.
+    """Write a sweep's ``results.csv``, ``results.md`` and ``results.png``.
 
     Args:
         sweep_dir: the sweep's folder.
@@ -156,8 +165,20 @@ def write_report(sweep_dir: Path, *, failures: Mapping[int, str] | None = None) 
     )
     header = list(rows[0]) if rows else [*FIRST, "path"]
     write_text(outcome.results_csv, csv_table(header, [list(row.values()) for row in rows]))
-    write_text(outcome.results_md, _markdown(outcome))
-    return outcome
+    write_text(outcome.results_md, _markdown(outcome, sweep_dir))
+    return replace(outcome, figure=_draw(outcome, sweep_dir / "results.png"))
+
+
+def _draw(outcome: SweepOutcome, path: Path) -> Path | None:
+    # Here, as Hydra imports this file for every command, and matplotlib takes half a second.
+    from medpfl.report.sweep_figure import sweep_figure
+
+    axes = varying_columns(outcome.rows)
+    labels = [
+        ", ".join(_text(row[axis]) for axis in axes) or str(row["job"]) for row in outcome.rows
+    ]
+    title = f"Sweep over {', '.join(axes)}" if axes else "Sweep"
+    return path if sweep_figure(path, outcome.rows, labels, title=title) else None
 
 
 def show(outcome: SweepOutcome, *, console: Console | None = None) -> None:
@@ -174,17 +195,26 @@ def show(outcome: SweepOutcome, *, console: Console | None = None) -> None:
     table.add_column("job", justify="right", no_wrap=True)
     for heading in _short(axes):
         table.add_column(heading, overflow="fold")
-    for heading in ("ASR % (95 %)", "n", "SSIM", "MSE", "s/image"):
+    noisy = any(row.get("noise_scale_mean") is not None for row in rows)
+    for heading in (*_BRIEF, *(_NOISE if noisy else _TIME)):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         varied = (_text(row[axis]) for axis in axes)
-        table.add_row(str(row["job"]), *varied, *_brief(row))
+        table.add_row(str(row["job"]), *varied, *_brief(row, noisy=noisy))
     out.print(Text(f"\n  {_headline(outcome)}", style="bold"))
     out.print(table)
+    guesses = _guesses(rows)
+    if guesses:
+        out.print(Text(f"  {guesses}\n"))
     for row in rows:
         if row["status"] != COMPLETE:
             out.print(Text(f"  job {row['job']} {_ended(row)}"), soft_wrap=True)
-    paths({"table": outcome.results_md, "numbers": outcome.results_csv}, console=out)
+    for sentence, jobs in _cautions(rows, outcome.results_csv.parent).items():
+        caution(f"{_jobs(jobs)}: {sentence}", console=out)
+    named = {"table": outcome.results_md, "numbers": outcome.results_csv}
+    if outcome.figure is not None:
+        named["figure"] = outcome.figure
+    paths(named, console=out)
 
 
 def _refuse_nothing(hydra: object) -> NoReturn:
@@ -208,23 +238,59 @@ def _record_failure(folder: Path, failure: Exception, overrides: list[str]) -> N
         write_text(folder / "run.json", _strict_json.dumps(content))
 
 
-def _markdown(outcome: SweepOutcome) -> str:
+def _guesses(rows: Sequence[Row]) -> str:
+    """Return what the guesses score that need no attack, over all jobs."""
+    words = []
+    for name, measure in (("all zeros", "ssim_zeros_mean"), ("mean image", "ssim_mean_image_mean")):
+        values = [row[measure] for row in rows if row.get(measure) is not None]
+        if values:
+            ends = [format_number(value, 3) for value in (min(values), max(values))]
+            words.append(f"{name} {' to '.join(dict.fromkeys(ends))}")
+    return f"SSIM of guesses without an attack: {', '.join(words)}" if words else ""
+
+
+def _cautions(rows: Sequence[Row], sweep_dir: Path) -> dict[str, list[int]]:
+    """Return what keeps the jobs' numbers from saying what they seem to, with the jobs' numbers."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        with suppress(OSError, ValueError, AttributeError):
+            summary = read_record(sweep_dir / str(row["path"])).get("summary") or {}
+            for sentence in summary.get("cautions", ()):
+                found.setdefault(str(sentence), []).append(row["job"])
+    return found
+
+
+def _jobs(numbers: Sequence[int]) -> str:
+    names = ", ".join(map(str, numbers))
+    return f"job{'' if len(numbers) == 1 else 's'} {names}"
+
+
+def _markdown(outcome: SweepOutcome, sweep_dir: Path) -> str:
     axes = varying_columns(outcome.rows)
     header = ["job", *axes, *_measures({}), "status"]
     lines = []
     for row in outcome.rows:
         varied = (_text(row[axis]) for axis in axes)
         lines.append([str(row["job"]), *varied, *_measures(row).values(), _ended(row)])
-    return f"# {_headline(outcome)}\n\n{markdown_table(header, lines)}\n{_NOTE}\n"
+    said = "".join(
+        f"- {_jobs(jobs)}: {sentence}.\n"
+        for sentence, jobs in _cautions(outcome.rows, sweep_dir).items()
+    )
+    warned = f"\n## Read with care\n\n{said}" if said else ""
+    return f"# {_headline(outcome)}\n\n{markdown_table(header, lines)}\n{_NOTE}\n{warned}"
 
 
-def _brief(row: Row) -> list[str | Text]:
+def _brief(row: Row, *, noisy: bool) -> list[str | Text]:
     """Return the cells of the printed table: what fits beside two settings in 80 columns."""
     if row["status"] != COMPLETE:
-        return [Text(row["status"], style="bold red"), "", "", "", ""]
+        empty = [""] * (len(_BRIEF) - 1 + len(_NOISE if noisy else _TIME))
+        return [Text(row["status"], style=ERROR_STYLE), *empty]
     measured = _measures(row)
     rate = f"{measured['ASR'].removesuffix(' %')} {measured['95 %']}"
-    return [rate, *(measured[key] for key in ("n", "SSIM", "MSE", "s / image"))]
+    leaked = measured["recognisable"].removesuffix(" %")
+    cells: list[str | Text] = [rate, leaked, *(measured[key] for key in ("n", "SSIM"))]
+    last = ("noise scale", "SNR (dB)") if noisy else ("s / image",)
+    return [*cells, *(measured[key] for key in last)]
 
 
 def _short(axes: Sequence[str]) -> list[str]:
@@ -243,15 +309,25 @@ def _measures(row: Row) -> dict[str, str]:
         "n": _text(row.get("n")),
         "ASR": format_percent(row.get("asr")),
         "95 %": format_interval(row.get("asr_low"), row.get("asr_high")),
+        "recognisable": format_percent(row.get("leaked")),
+        "recognisable, 95 %": format_interval(row.get("leaked_low"), row.get("leaked_high")),
         "ceiling": format_percent(row.get("asr_ceiling")),
         "SSIM": format_number(row.get("ssim_mean"), 3),
+        "all zeros": format_number(row.get("ssim_zeros_mean"), 3),
+        "mean image": format_number(row.get("ssim_mean_image_mean"), 3),
         "SSIM, median": format_number(row.get("ssim_median"), 3),
         "MSE": format_number(row.get("mse_mean"), 4),
         "PSNR (dB)": format_number(row.get("psnr_db_mean"), 1),
         "labels right": format_percent(row.get("label_accuracy")),
         "s / image": format_number(row.get("seconds_per_image"), 2),
+        "noise scale": _scale(row.get("noise_scale_mean")),
+        "SNR (dB)": "none" if row.get("snr_db_mean") is None else f"{row['snr_db_mean']:.1f}",
     }
     return texts if row.get("n") is not None else dict.fromkeys(texts, "")
+
+
+def _scale(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2g}"
 
 
 def _headline(outcome: SweepOutcome) -> str:

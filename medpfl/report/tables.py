@@ -58,7 +58,7 @@ def format_rate(
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a duration in the unit a reader would choose: ``0.43 s``, ``40 s``, ``5 min``."""
+    """Write a duration in the unit a reader would choose: ``0.43 s``, ``5 min``, ``12 days``."""
     if math.isnan(seconds):
         return MISSING
     if seconds < 10:
@@ -66,7 +66,12 @@ def format_seconds(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 120:
+        return f"{minutes} min"
+    hours = round(seconds / 3600)
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{hours / 24:,.0f} days"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

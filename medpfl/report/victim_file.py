@@ -47,7 +47,7 @@ _UNREADABLE = (
     TypeError,
     ValueError,
 )
-_TEXT_FIELDS = frozenset({"image_id", "status"})
+_TEXT_FIELDS = frozenset({"image_id", "status", "grade", "grade_mean_image"})
 
 
 @dataclass(frozen=True)

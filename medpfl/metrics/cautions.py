@@ -1,0 +1,100 @@
+"""What keeps a run's numbers from saying what they seem to: sentences that stand beside them.
+
+Each rule below looks at the scores and returns a sentence, or None where all is well. A rule that
+is added to `_RULES` is heard on the console, in ``run.json`` and in the tables of sweeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from medpfl.metrics.grades import FEWEST_OTHERS, Grade, Grading
+from medpfl.metrics.rates import is_zero_gradient, wilson
+from medpfl.types import ImageScore, Status
+
+WIDEST = 0.3
+"""An interval of a rate that is wider than this says little."""
+
+Rule = Callable[[Sequence[ImageScore]], str | None]
+
+
+def cautions(scores: Sequence[ImageScore], grading: Grading | None = None) -> tuple[str, ...]:
+    """Return what a reader must know before believing the rates, most important first.
+
+    Args:
+        scores: the rows of ``metrics.csv``.
+        grading: what they were graded with, or None.
+    """
+    found = [rule(scores) for rule in _RULES]
+    found.append(None if grading is None else _few_others(grading))
+    return tuple(sentence for sentence in found if sentence is not None)
+
+
+def _cut_short(scores: Sequence[ImageScore]) -> str | None:
+    count = _unsolved(scores, Status.OUT_OF_STEPS)
+    if not count:
+        return None
+    return (
+        f"{count} of {len(scores)} images ran out of steps below the threshold: the attack was cut "
+        "short there, not beaten. Raise attack.optimizer.max_steps before reading this as safety"
+    )
+
+
+def _lost(scores: Sequence[ImageScore]) -> str | None:
+    count = _unsolved(scores, Status.NON_FINITE)
+    if not count:
+        return None
+    return (
+        f"the attack broke down on {count} of {len(scores)} images (numbers that are not finite): "
+        "these are failures of the attack, not of the defense"
+    )
+
+
+def _merely_below(scores: Sequence[ImageScore]) -> str | None:
+    count = sum(s.grade == Grade.RECOGNISABLE and not s.success for s in scores)
+    if not count:
+        return None
+    return (
+        f"{count} of {len(scores)} images stay below the threshold and are recognisable all the "
+        "same: look at the gallery"
+    )
+
+
+def _vanishing(scores: Sequence[ImageScore]) -> str | None:
+    count = sum(is_zero_gradient(s.gradient_norm) and s.gradient_norm > 0 for s in scores)
+    if not count:
+        return None
+    return (
+        f"{count} of {len(scores)} gradients are tiny but not zero: an attack that does not square "
+        "them in float32 (attack=scale_free) may rebuild these images"
+    )
+
+
+def _few_images(scores: Sequence[ImageScore]) -> str | None:
+    n = len(scores)
+    low, high = wilson(sum(s.success for s in scores), n)
+    if high - low <= WIDEST:
+        return None
+    images = f"{n} image{'' if n == 1 else 's'}"
+    return (
+        f"{images} say little: the success rate's interval spans {100 * (high - low):.0f} points. "
+        "Attack more (n_images) before comparing"
+    )
+
+
+def _few_others(grading: Grading) -> str | None:
+    if grading.pairs == 0:
+        return "no grades below diagnostic: there is no other image to tell a reconstruction from"
+    if grading.others < FEWEST_OTHERS:
+        return (
+            f"recognisable is told from only {grading.others} other images: one guess in "
+            f"{grading.others + 1} passes by chance"
+        )
+    return None
+
+
+def _unsolved(scores: Sequence[ImageScore], status: Status) -> int:
+    return sum(s.status == status and not s.success for s in scores)
+
+
+_RULES: tuple[Rule, ...] = (_cut_short, _lost, _merely_below, _vanishing, _few_images)
