@@ -11,22 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-
-class Status(StrEnum):
-    """Why a row ended."""
-
-    CONVERGED = "converged"
-    STALLED = "stalled"
-    OUT_OF_STEPS = "out_of_steps"
-    NON_FINITE = "non_finite"
-    NO_GRADIENT = "no_gradient"
-    UNDETERMINED = "undetermined"
+from medpfl.outcomes import Status
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ from medpfl.attacks.starts import Normal, PatchTiled
 from medpfl.metrics.image_quality import ssim
 from medpfl.optim import LBFGS
 from medpfl.optim.lbfgs import LBFGSState
+from medpfl.outcomes import Status
 from medpfl.round import Round
 from medpfl.seeding import generator
-from medpfl.types import Observation, Reconstruction, Status
+from medpfl.types import Observation, Reconstruction
 
 SPEC = spec_of(3, 16, 16, num_classes=4)
 

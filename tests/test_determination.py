@@ -19,7 +19,8 @@ from medpfl.attacks.starts import Normal, PatchTiled
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.optim import LBFGS, LevenbergMarquardt
 from medpfl.optim.shared_rows import SharedRows
-from medpfl.types import DataSpec, Status
+from medpfl.outcomes import Status
+from medpfl.types import DataSpec
 
 SPEC = spec_of(1, 4, 4)
 

@@ -24,7 +24,7 @@ from medpfl.optim.base import Product
 from medpfl.optim.damped import conjugate_gradients, factorised
 from medpfl.optim.rows import RowTable
 from medpfl.optim.scheduler import Outcome, Row, Scheduler
-from medpfl.types import Status
+from medpfl.outcomes import Status
 
 FAULT = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
 SOLVERS = ["dense", "cg"]

@@ -14,9 +14,10 @@ from test_metrics_success import ROW
 from torch import Tensor
 
 from medpfl.data.pairs import unrelated_pairs
-from medpfl.metrics import Grade, calibrate, line_up_size, ssim, summarise
+from medpfl.metrics import calibrate, line_up_size, ssim, summarise
 from medpfl.metrics.cautions import cautions
 from medpfl.metrics.line_up import LineUp
+from medpfl.outcomes import Grade
 from medpfl.runner import grading_of
 
 PHANTOM = experiment("n_images=1", "preprocess.size=24", "dataset.per_class=4")

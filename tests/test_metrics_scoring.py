@@ -20,8 +20,9 @@ from medpfl.metrics import (
     ssim_over_steps,
     ssim_per_image,
 )
+from medpfl.outcomes import Status
 from medpfl.seeding import generator
-from medpfl.types import DataSpec, Reconstruction, Status, Trace, VictimBatch
+from medpfl.types import DataSpec, Reconstruction, Trace, VictimBatch
 
 SPEC = DataSpec(shape=(1, 16, 16), num_classes=4, mean=(0.5,), std=(0.25,))
 MEAN_IMAGE = torch.full((1, 16, 16), 0.5)

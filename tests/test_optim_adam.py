@@ -15,7 +15,7 @@ from medpfl.optim.base import NON_FINITE, OUT_OF_STEPS, RUNNING
 from medpfl.optim.projected import Projected
 from medpfl.optim.rows import RowTable
 from medpfl.optim.scheduler import Row, Scheduler
-from medpfl.types import Status
+from medpfl.outcomes import Status
 
 Objective = Callable[[Tensor], Tensor]
 

@@ -18,7 +18,8 @@ from medpfl.attacks.starts import PatchTiled
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
 from medpfl.optim import LBFGS, BatchedOptimizer, LevenbergMarquardt
-from medpfl.types import DataSpec, Observation, Reconstruction, Status, VictimBatch
+from medpfl.outcomes import Status
+from medpfl.types import DataSpec, Observation, Reconstruction, VictimBatch
 
 SPEC = DataSpec(
     shape=(3, 8, 8), num_classes=3, mean=(0.4, 0.4, 0.4), std=(0.3, 0.3, 0.3), greyscale=True

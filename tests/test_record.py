@@ -13,9 +13,10 @@ from PIL import Image
 
 from medpfl.errors import MedpflError
 from medpfl.metrics import Scorer, VictimFacts, ssim_over_steps, summarise
+from medpfl.outcomes import Status
 from medpfl.report.record import COLUMNS, RunRecord, load_victim
 from medpfl.seeding import generator
-from medpfl.types import DataSpec, Reconstruction, Status, Trace, VictimBatch
+from medpfl.types import DataSpec, Reconstruction, Trace, VictimBatch
 
 SHAPE = (3, 16, 20)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from medpfl.optim import LBFGS
 from medpfl.optim.rows import RowTable
 from medpfl.optim.scheduler import Outcome, Row, Scheduler, Tick
-from medpfl.types import Status
+from medpfl.outcomes import Status
 
 
 @dataclass

@@ -12,7 +12,7 @@ from medpfl.attacks.matching import MatchingObjective
 from medpfl.attacks.stages import Key
 from medpfl.attacks.victim_rows import VictimRows, from_closed_form
 from medpfl.optim.scheduler import Outcome
-from medpfl.types import Status
+from medpfl.outcomes import Status
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ class GradientMatching:
                     del ended[outcome.key.observation.victim_id]
                     yield rows.reconstruction(siblings, determined)
                 elif self._restart_above is not None:
-                    again = replace(outcome.key, restart=len(siblings), before=None)
+                    again = replace(outcome.key, restart=len(siblings), before=None, solution=None)
                     queue.put(rows.row(again, self._stages[0].dtype))
         yield from _drain(unanswered)
 

@@ -20,8 +20,9 @@ from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.structure import last_linear
 from medpfl.optim.scheduler import Outcome, Row, Snapshot
 from medpfl.optim.shared_rows import SharedRows
+from medpfl.outcomes import Status
 from medpfl.seeding import generator
-from medpfl.types import Observation, Reconstruction, Status, Trace
+from medpfl.types import Observation, Reconstruction, Trace
 
 Channels = Literal["free", "tied", "auto"]
 Determined = Callable[[Outcome[Key]], float]

@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from medpfl.errors import ConfigurationError
+from medpfl.outcomes import Status
 from medpfl.seeding import generator
-from medpfl.types import Observation, Reconstruction, Status
+from medpfl.types import Observation, Reconstruction
 
 HOW_TO_GET = (
     "breaching is not installed and left out; to compare with it, in a checkout: "

@@ -21,8 +21,9 @@ from medpfl.bench.updates import (
     dataset_overrides,
     score,
 )
+from medpfl.outcomes import Status
 from medpfl.seeding import generator
-from medpfl.types import Observation, Reconstruction, Status
+from medpfl.types import Observation, Reconstruction
 
 ATTACKS = ("dlg", "idlg", "cpl")
 

@@ -11,8 +11,8 @@ from rich.text import Text
 from medpfl.compare.pairs import Comparison
 from medpfl.compare.runs import Run
 from medpfl.compare.settings import differences
-from medpfl.metrics.grades import Grade
 from medpfl.metrics.rates import wilson
+from medpfl.outcomes import Grade
 from medpfl.report.console import make_console
 from medpfl.report.palette import WARNING_STYLE
 from medpfl.report.tables import format_interval, format_number, format_percent

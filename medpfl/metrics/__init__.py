@@ -1,6 +1,6 @@
 """Image quality, matching, success rates with intervals."""
 
-from medpfl.metrics.grades import Grade, Grading, calibrate, line_up_size
+from medpfl.metrics.grades import Grading, calibrate, line_up_size
 from medpfl.metrics.image_quality import (
     mse,
     mse_per_image,
@@ -22,6 +22,7 @@ from medpfl.metrics.protocols import (
 from medpfl.metrics.rates import wilson
 from medpfl.metrics.scoring import Scorer, VictimFacts, ssim_over_steps
 from medpfl.metrics.success import Summary, summarise
+from medpfl.outcomes import Grade
 
 __all__ = [
     "ALL_PROTOCOLS",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from medpfl.metrics.grades import FEWEST_OTHERS, Grade, Grading
+from medpfl.metrics.grades import FEWEST_OTHERS, Grading
 from medpfl.metrics.rates import is_zero_gradient, wilson
-from medpfl.types import ImageScore, Status
+from medpfl.outcomes import Grade, Status
+from medpfl.types import ImageScore
 
 WIDEST = 0.3
 """An interval of a rate that is wider than this says little."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +26,7 @@ from torch import Tensor
 from medpfl.data.pairs import unrelated_pairs
 from medpfl.metrics.image_quality import ssim
 from medpfl.metrics.line_up import SAME_IMAGE, LineUp
+from medpfl.outcomes import Grade
 from medpfl.seeding import generator
 
 FEWEST_OTHERS = 19
@@ -37,15 +37,6 @@ _MOST_OTHERS = 99
 _PIXELS_OF_PAIRS = 200 * 3 * 32 * 32
 _PIXELS_OF_OTHERS = 4_000_000
 _FEWEST_PAIRS, _MOST_PAIRS = 40, 200
-
-
-class Grade(StrEnum):
-    """What a reconstruction shows, from most to least."""
-
-    EXACT = "exact"
-    DIAGNOSTIC = "diagnostic"
-    RECOGNISABLE = "recognisable"
-    NOTHING = "nothing"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import mse, psnr_db_of, ssim, ssim_per_image
 from medpfl.metrics.matching import match
 from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
-from medpfl.types import DataSpec, ImageScore, Reconstruction, Status, Trace, VictimBatch
+from medpfl.outcomes import Status
+from medpfl.types import DataSpec, ImageScore, Reconstruction, Trace, VictimBatch
 
 
 @dataclass(frozen=True)

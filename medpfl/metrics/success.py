@@ -10,9 +10,10 @@ from statistics import fmean, median
 from typing import Any
 
 from medpfl.metrics.cautions import cautions
-from medpfl.metrics.grades import Grade, Grading
+from medpfl.metrics.grades import Grading
 from medpfl.metrics.rates import is_zero_gradient, wilson
-from medpfl.types import ImageScore, Status
+from medpfl.outcomes import Grade, Status
+from medpfl.types import ImageScore
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medpfl.errors import ConfigurationError
 from medpfl.optim.rows import RowTable
-from medpfl.types import Status
+from medpfl.outcomes import Status
 
 RUNNING = 0
 _ENDED = (

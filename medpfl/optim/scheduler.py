@@ -18,8 +18,8 @@ from medpfl.errors import MedpflError
 from medpfl.optim.base import BatchedOptimizer, Product, RowState, SecondOrder, status_of
 from medpfl.optim.capacity import is_out_of_memory
 from medpfl.optim.rows import RowTable
+from medpfl.outcomes import Status
 from medpfl.profiling import UNPROFILED, Profiler
-from medpfl.types import Status
 
 _log = logging.getLogger(__name__)
 

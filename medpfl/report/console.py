@@ -21,7 +21,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from medpfl.metrics.grades import Grade
+from medpfl.outcomes import Grade
 from medpfl.report.palette import BAR_STYLE, ERROR_STYLE, WARNING_STYLE
 from medpfl.report.progress import Progress, show_progress
 from medpfl.report.tables import format_number, format_percent, format_rate, format_seconds

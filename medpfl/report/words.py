@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medpfl.types import Status
+from medpfl.outcomes import Status
 
 _ENDS = {
     Status.CONVERGED: "matched the update",
