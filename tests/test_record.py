@@ -176,7 +176,7 @@ def test_columns_are_the_scores_fields(tmp_path):
         "objective,steps,evaluations,seconds,status,noise_scale,snr_db,ssim_paper,ssim_zeros,"
         "mse_zeros,ssim_mean_image,mse_mean_image,"
         "ssim_paper_cpl,ssim_paper_dlg,ssim_paper_gradinv,ssim_oracle,mse_oracle,"
-        "grade,grade_mean_image"
+        "closed_form,unknowns,determined,grade,grade_mean_image"
     )
     assert header == ",".join(COLUMNS)
     rows = read_table(tmp_path / "run")
