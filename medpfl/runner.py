@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from medpfl._settings import resolved
 from medpfl.attacks import AttackContext
-from medpfl.experiment import Experiment, build
+from medpfl.experiment import Experiment, build, check_keys
 from medpfl.metrics import Summary, ssim_over_steps, summarise
 from medpfl.report.console import announce, progress
 from medpfl.report.ending import draw, say_how_it_ended, say_interrupted
@@ -35,13 +36,16 @@ def run(config: DictConfig, folder: Path, *, overrides: Sequence[str] = ()) -> S
         MedpflError: a mistake in the configuration or the data, found before any compute, or a
             disk that cannot be written to.
     """
-    settings = OmegaConf.to_container(config, resolve=True)
+    check_keys(config)
+    settings = resolved(config)
+    # Of whatever type they are: a mistake is on record as it was made.
+    seed, device = (settings.get(key, None) for key in ("seed", "device"))
     record = RunRecord.create(
         folder,
-        config=cast(dict[str, object], settings),
+        config=settings,
         overrides=overrides,
-        seed=config.seed,
-        device=config.device,
+        seed=cast(int, seed),
+        device=cast(str, device),
     )
     return carry_out(config, record)
 

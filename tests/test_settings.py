@@ -30,9 +30,14 @@ class Whole:
     anything: Any = None
 
 
+class Leaf:
+    def __call__(self) -> None: ...
+
+
 HERE = f"{__name__}.Whole"
-PART = {"_target_": HERE, "count": 1, "must": {}}
-SOUND = {"_target_": HERE, "count": 1, "must": {}}
+LEAF = {"_target_": f"{__name__}.Leaf"}
+PART = {"_target_": HERE, "count": 1, "must": LEAF}
+SOUND = {"_target_": HERE, "count": 1, "must": LEAF}
 
 
 def check(**settings: object) -> None:
@@ -67,6 +72,7 @@ def test_values_of_the_right_type_pass(settings: dict[str, object]) -> None:
         ({"sizes": [1, "x"]}, "must be an integer or a list of integers in square brackets"),
         ({"part": "x"}, "group.part=x: must be a group with a _target_ or null"),
         ({"must": None}, "group.must=null: must be a group with a _target_"),
+        ({"must": {}}, "group.must={}: must be a group with a _target_"),
         ({"part": {**PART, "count": "x"}}, "group.part.count=x: must be an integer"),
         ({"other": 1}, "group.other: no such setting; choose from count, ratio"),
         ({"_target_": "nowhere.Part"}, "group._target_=nowhere.Part: cannot be found"),

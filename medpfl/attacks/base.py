@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from medpfl.profiling import UNPROFILED, Profiler
-from medpfl.types import Observation, Reconstruction
+from medpfl.types import DataSpec, Observation, Reconstruction
 
 Progress = Callable[[int, int], None]
 
@@ -53,4 +53,13 @@ class Attack(Protocol):
         self, observations: Iterable[Observation], context: AttackContext
     ) -> Iterator[Reconstruction]:
         """Yield one reconstruction an observation, as they finish, in any order."""
+        ...
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """An attack that does not go with every kind of data, and says so beforehand."""
+
+    def check_data(self, spec: DataSpec, batch_size: int, device: torch.device) -> None:
+        """Raise a `ConfigurationError` where it cannot work on such data, or not in memory."""
         ...

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
+from medpfl._hints import checked
 from medpfl.attacks.base import AttackContext
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.distances import Distance
@@ -18,21 +20,23 @@ from medpfl.attacks.groups import GroupMatching
 from medpfl.attacks.labels import LabelStrategy
 from medpfl.attacks.matching import MatchingObjective, Targets, Unknowns, rows_at_once
 from medpfl.attacks.priors import Prior
-from medpfl.attacks.projection import ImageProjection, Projection
+from medpfl.attacks.projection import ImageProjection, ParticularProjection, Projection
 from medpfl.attacks.stages import Key, Precision, Stage, check_curvature, fitted, stages_of, whole
 from medpfl.attacks.starts import Start
 from medpfl.attacks.victim_rows import Channels, VictimRows, hopeless, members_of
 from medpfl.errors import ConfigurationError
 from medpfl.optim import Adam, BatchedOptimizer
-from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
+from medpfl.optim.capacity import bytes_of, check_row, memory_for_rows, rows_that_fit
 from medpfl.optim.feed import Feed, Renewed
 from medpfl.optim.projected import Projected
 from medpfl.optim.scheduler import CurvedObjective, Outcome, Row, Scheduler
-from medpfl.types import Observation, Reconstruction
+from medpfl.ranges import Range, Tolerance, Weight
+from medpfl.types import DataSpec, Observation, Reconstruction
 
 PartT = TypeVar("PartT")
 
 
+@checked("attack")
 class GradientMatching:
     """Find images whose gradient is the observed one (Zhu et al. 2019, Eq. 4).
 
@@ -79,30 +83,17 @@ class GradientMatching:
         projections: Mapping[str, Projection | None] | None = None,
         channels: Channels = "free",
         pixels: Literal["free", "sigmoid"] = "free",
-        restarts: int = 1,
-        restart_above: float | None = None,
-        group_consistency: float | None = None,
-        rows: int | Literal["auto"] = "auto",
-        memory_gb: float | None = None,
+        restarts: Annotated[int, Range(1, 10_000)] = 1,
+        restart_above: Tolerance | None = None,
+        group_consistency: Weight | None = None,
+        rows: Annotated[int, Range(1, 100_000)] | Literal["auto"] = "auto",
+        memory_gb: Annotated[float, Range(0, 1e6, "(]")] | None = None,
         compile: Compiling = False,  # noqa: A002 - the name of the setting
         precision: Precision = "float32",
-        trace_points: int = 30,
+        trace_points: Annotated[int, Range(0, 10_000)] = 30,
     ) -> None:
-        for key, value, least in (
-            ("restarts", restarts, 1),
-            ("rows", 1 if rows == "auto" else rows, 1),
-            ("trace_points", trace_points, 0),
-        ):
-            if not isinstance(value, int):
-                raise ConfigurationError(f"attack.{key}={value}: must be an integer or auto")
-            if value < least:
-                raise ConfigurationError(f"attack.{key}={value}: must be at least {least}")
-        if memory_gb is not None and not memory_gb > 0:
-            raise ConfigurationError(f"attack.memory_gb={memory_gb}: must be positive, or null")
-        if restart_above is not None and not restart_above >= 0:
-            raise ConfigurationError(
-                f"attack.restart_above={restart_above}: must not be negative, or null"
-            )
+        if isinstance(rows, str) and rows != "auto":
+            raise ConfigurationError(f"attack.rows={rows}: must be an integer or auto")
         _check_group(group_consistency, restarts, restart_above)
         if compile not in (True, False, "cudagraphs"):
             raise ConfigurationError(f"attack.compile={compile}: choose true, false or cudagraphs")
@@ -148,6 +139,17 @@ class GradientMatching:
     def check(self, model: nn.Module, batch_size: int) -> None:
         """See `Attack.check`."""
         self._labels.check(model, batch_size)
+
+    def check_data(self, spec: DataSpec, batch_size: int, device: torch.device) -> None:
+        """See `Particular.check_data`."""
+        for projection in self._projections:
+            if isinstance(projection, ParticularProjection):
+                projection.check(spec)
+        tied = self._channels == "tied" or (self._channels == "auto" and spec.greyscale)
+        pixels = math.prod(spec.shape[1:]) * (1 if tied else spec.shape[0])
+        members = 1 if self._group_consistency is None else self._restarts
+        for stage in self._stages:
+            check_row(stage.optimizer, members * batch_size * pixels, stage.dtype, device)
 
     def reconstruct(
         self, observations: Iterable[Observation], context: AttackContext
@@ -344,8 +346,6 @@ def _check_group(weight: float | None, restarts: int, restart_above: float | Non
     if weight is None:
         return
     setting = f"attack.group_consistency={weight}"
-    if not weight >= 0:
-        raise ConfigurationError(f"{setting}: must not be negative, or null")
     if restarts < 2:
         raise ConfigurationError(
             f"{setting}: one restart has no others to agree with. Use attack.restarts=2 or more"
