@@ -44,7 +44,7 @@ def checked(place: str) -> Callable[[ClassT], ClassT]:
             hints = hints_of(cls)
             given = inspect.signature(construct).bind(self, *args, **kwargs).arguments
             for name, value in given.items():
-                check_value(f"{place}.{name}", value, hints.get(name, Any))
+                check_value(f"{place}.{name}", value, hints.get(name, Any), built=True)
             construct(self, *args, **kwargs)
 
         cls.__init__ = __init__  # type: ignore[misc]
@@ -71,8 +71,14 @@ def hints_of(target: Any) -> dict[str, Any]:
     return hints
 
 
-def check_value(key: str, value: object, hint: Any) -> None:
+def check_value(key: str, value: object, hint: Any, *, built: bool = False) -> None:
     """Refuse a value that a setting's type hint does not allow, with the setting's name.
+
+    Args:
+        key: the setting.
+        value: what it is given.
+        hint: its type, with ranges.
+        built: whether groups have become parts.
 
     Raises:
         ConfigurationError: it is of the wrong type, out of range, or a part of another kind.
@@ -80,10 +86,11 @@ def check_value(key: str, value: object, hint: Any) -> None:
     for option in _options(hint):
         if get_origin(option) is Mapping and _is_mapping(value):
             for name, item in _items(value):
-                check_value(_key_below(key, value, name), item, get_args(option)[1])
+                below = _key_below(key, value, name)
+                check_value(below, item, get_args(option)[1], built=built)
             return
     if not _fits(value, hint):
-        raise wrong_value(key, value, _words(hint, value))
+        raise wrong_value(key, value, _words(hint, value, built))
 
 
 def wrong_value(key: str, value: object, wanted: str) -> ConfigurationError:
@@ -152,14 +159,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _words(hint: Any, value: object) -> str:
+def _words(hint: Any, value: object, built: bool) -> str:
     """Return what a value must be, as it is not: its range where it is of the right type."""
     origin = get_origin(hint)
     if origin is Annotated:
         kind, *extras = get_args(hint)
-        return "; ".join(map(str, extras)) if _fits(value, kind) else _words(kind, value)
+        wanted = extras if _fits(value, kind) else [_words(kind, value, built), *_advice(extras)]
+        return "; ".join(map(str, wanted))
     if origin in (Union, UnionType):
-        return " or ".join(_words(option, value) for option in get_args(hint))
+        return " or ".join(_words(option, value, built) for option in get_args(hint))
     if origin is Literal:
         return " or ".join(str(choice) for choice in get_args(hint))
     if origin in (Sequence, list, tuple):
@@ -170,8 +178,11 @@ def _words(hint: Any, value: object) -> str:
         return _WORDS[hint][0]
     if not is_slot(hint):
         return "a group"
-    is_part = not isinstance(value, DictConfig | ListConfig | int | float | str | NoneType)
-    return slot_words(value, hint) if is_part else "a group with a _target_"
+    return slot_words(value, hint) if built else "a group with a _target_"
+
+
+def _advice(extras: Iterable[object]) -> list[object]:
+    return [extra for extra in extras if not isinstance(extra, Range)]
 
 
 def _plural(hint: Any) -> str:

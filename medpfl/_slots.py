@@ -33,7 +33,12 @@ def slot_words(part: object, needed: Any) -> str:
     """Return what is needed and what this part lacks of it, as goes on after "must be"."""
     kind = get_origin(needed) or needed
     about = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
-    return f"a {kind.__name__} ({about}); a {_kind(part)} has no {', '.join(lacking(part, needed))}"
+    missing = ", ".join(lacking(part, needed))
+    return f"{_a(kind.__name__)} ({about}); {_a(_kind(part))} has no {missing}"
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'AEIOUaeiou' else 'a'} {word}"
 
 
 def _kind(part: object) -> str:

@@ -31,6 +31,7 @@ from medpfl.profiling import UNPROFILED, Profiler, RunProfiler
 from medpfl.ranges import Seed
 from medpfl.threat import ThreatModel
 from medpfl.trial import FAULTS, try_network
+from medpfl.types import DataSpec
 
 # What stands in each group, and what it must offer. `noise` is a part of the defense.
 _SLOTS: Mapping[str, Any] = {
@@ -101,8 +102,8 @@ def build(config: DictConfig) -> Experiment:
     threat.require(attack.requires, who=f"attack={attack.name}")
     defense, scorer = _part(config, "defense"), _part(config, "metrics")
     federation, factory = _part(config, "federation"), _part(config, "model")
-    data = _load(config)
-    trial = _trial_network(factory, data, federation)
+    data = _load(config, factory, federation)
+    trial = _trial_network(factory, data.spec)
     attack.check(trial, federation.batch_size)
     if len(data.selected) < federation.batch_size:
         raise ConfigurationError(
@@ -131,9 +132,10 @@ def _part(config: DictConfig, slot: str) -> Any:
     return part
 
 
-def _load(config: DictConfig) -> LoadedData:
+def _load(config: DictConfig, factory: ModelFactory, federation: Federation) -> LoadedData:
     preprocess = _part(config, "preprocess")
     feasible.check_image(preprocess.shape)
+    feasible.check_network(factory, preprocess.shape, federation.batch_size)
     data: LoadedData = _part(config, "dataset").load(
         preprocess=preprocess, n_images=config.n_images, seed=config.seed
     )
@@ -142,19 +144,18 @@ def _load(config: DictConfig) -> LoadedData:
     return data
 
 
-def _trial_network(factory: ModelFactory, data: LoadedData, federation: Federation) -> nn.Module:
-    feasible.check_network(factory, data.spec, federation.batch_size)
+def _trial_network(factory: ModelFactory, spec: DataSpec) -> nn.Module:
     stream = torch.Generator().manual_seed(0)
     if _is_ours(factory):
-        return factory.build(data.spec, stream)
+        return factory.build(spec, stream)
     try:
-        network = factory.build(data.spec, stream)
+        network = factory.build(spec, stream)
     except MedpflError:
         raise
     except FAULTS as fault:
         raise ConfigurationError(
-            f"model: {type(factory).__name__} cannot be made for data of shape {data.spec.shape} "
-            f"and {data.spec.num_classes} classes: {type(fault).__name__}: {fault}"
+            f"model: {type(factory).__name__} cannot be made for data of shape {spec.shape} "
+            f"and {spec.num_classes} classes: {type(fault).__name__}: {fault}"
         ) from fault
     require_kind("model.build()", network, nn.Module)
     return network

@@ -36,7 +36,7 @@ def check_image(shape: tuple[int, ...]) -> None:
         )
 
 
-def check_network(factory: object, spec: DataSpec, batch_size: int) -> None:
+def check_network(factory: object, shape: tuple[int, ...], batch_size: int) -> None:
     """Refuse networks whose update of one batch cannot be computed in this machine's memory.
 
     Only networks of medpfl are looked at: others may do anything while they are constructed.
@@ -44,19 +44,21 @@ def check_network(factory: object, spec: DataSpec, batch_size: int) -> None:
     Raises:
         ConfigurationError: names the sizes and both amounts.
     """
-    small = batch_size * math.prod(spec.shape) <= _SMALL
-    if small or type(factory).__module__.partition(".")[0] != __name__.partition(".")[0]:
+    small = batch_size * math.prod(shape) <= _SMALL
+    ours = type(factory).__module__.partition(".")[0] == __name__.partition(".")[0]
+    if small or not ours or not isinstance(factory, NetworkFactory):
         return
-    if not isinstance(factory, NetworkFactory):
-        return
+    statistics = (0.0,) * shape[0], (1.0,) * shape[0]
+    # Before the data are looked at: there are at least two classes.
+    spec = DataSpec(shape, 2, *statistics)
     with torch.device("meta"):
         model = factory.construct(spec)
         entries = 2 * sum(p.numel() for p in model.parameters())  # and their gradient
-        entries += _activations(model, torch.empty(batch_size, *spec.shape))
+        entries += _activations(model, torch.empty(batch_size, *shape))
     needed, there = 4 * entries, machine_memory()
     if needed > there:
         raise ConfigurationError(
-            f"federation.batch_size={batch_size}, preprocess.size={list(spec.shape[1:])}: the "
+            f"federation.batch_size={batch_size}, preprocess.size={list(shape[1:])}: the "
             f"update of {type(factory).__name__} takes {_gb(needed)}, this machine has "
             f"{_gb(there)}; choose a smaller batch, smaller images or another model"
         )

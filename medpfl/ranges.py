@@ -52,5 +52,6 @@ Tolerance = Annotated[float, Range(0, 1e30)]
 """What an objective, or a change, is compared with."""
 Weight = Annotated[float, Range(0, 1e12)]
 """Of a term in an objective."""
-Scale = Annotated[float, Range(0, 1e30, "(]"), "without noise, choose noise=none"]
+NO_NOISE = "without noise, choose noise=none"
+Scale = Annotated[float, Range(0, 1e30, "(]"), NO_NOISE]
 """Of noise; float32 holds it."""

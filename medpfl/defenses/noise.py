@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medpfl._hints import checked
 from medpfl.errors import ConfigurationError
-from medpfl.ranges import Range, Scale
+from medpfl.ranges import NO_NOISE, Range, Scale
 
 # The smallest uniform kept: torch.rand can return 0, where the inverse CDF is minus infinity.
 _SMALLEST_UNIFORM = 2.0**-54
@@ -122,9 +122,9 @@ class MedPFLLevel:
     Das et al. 2023 (arXiv 2311.06643), Table III.
     """
 
-    level: Annotated[float, Range(1e-10, 1e10)]
+    level: Annotated[float, Range(1e-10, 1e10), NO_NOISE]
     reading: Literal["inverse", "proportional"] = "inverse"
-    unit: Annotated[float, Range(1e-15, 1e15)] = 5e-6
+    unit: Annotated[float, Range(1e-15, 1e15), NO_NOISE] = 5e-6
 
     def __post_init__(self) -> None:
         if self.reading not in ("inverse", "proportional"):
