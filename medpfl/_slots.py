@@ -62,7 +62,8 @@ def _lack(part: object, name: str, member: object) -> Iterator[str]:
     if inspect.isclass(part) or not hasattr(part, name):
         yield name if name != "__call__" else "call"
     elif inspect.isfunction(member):
-        own = getattr(part, name)
+        # a torch module can be called with anything, its forward cannot
+        own = getattr(part, "forward" if name == "__call__" and hasattr(part, "forward") else name)
         if not callable(own) or not _takes(own, member, strict=_is_ours(part)):
             yield f"{'call' if name == '__call__' else name}({', '.join(_names(member))})"
 

@@ -15,7 +15,8 @@ class Range:
 
     Args:
         low: its lower end.
-        high: its upper end: generous, but none for which a run would take years or overflow.
+        high: its upper end: generous, but none for which a run would take years or overflow; whole
+            numbers beyond 2^63 are too large for torch where they stand for real ones, too.
         ends: which ends belong to it, as intervals are written: ``(]`` leaves the lower one out.
     """
 
@@ -48,10 +49,10 @@ Steps = Annotated[int, Range(1, 10_000_000)]
 """How often something is done, one time after another."""
 Rate = Annotated[float, Range(0, 1e6, "(]")]
 """A step length, or a factor of one."""
-Tolerance = Annotated[float, Range(0, 1e30)]
+Tolerance = Annotated[float, Range(0, 1e18)]
 """What an objective, or a change, is compared with."""
 Weight = Annotated[float, Range(0, 1e12)]
 """Of a term in an objective."""
 NO_NOISE = "without noise, choose noise=none"
-Scale = Annotated[float, Range(0, 1e30, "(]"), NO_NOISE]
+Scale = Annotated[float, Range(0, 1e18, "(]"), NO_NOISE]
 """Of noise; float32 holds it."""

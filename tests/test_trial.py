@@ -26,40 +26,29 @@ from medpfl.errors import MedpflError
 
 REMOVED = object()
 HUGE = 10**30
+# Of the sample: prime, so that it meets every kind of nonsense.
+STRIDE = 61
 NONSENSE: tuple[Any, ...] = (
     None,
     [],
     {},
-    [[]],
     {"a": 1},
     math.nan,
-    math.inf,
-    -math.inf,
     float("1e400"),
     1e300,
     1e-300,
     1e20,
     HUGE,
-    2**63,
     -1,
-    -0.5,
     0,
-    0.0,
     True,
-    False,
     "text",
     "",
-    "1",
-    "a/b\nc",
     "${nothing}",
     "???",
     [math.nan] * 3,
-    [math.inf] * 3,
-    [0.0] * 3,
     [1e-300] * 3,
-    [HUGE] * 2,
     [100_000] * 2,
-    100_000,
     REMOVED,
 )
 TARGETS = (
@@ -117,7 +106,8 @@ ATTACKS = sorted(path.stem for path in (CONF / "attack").glob("*.yaml"))
 SMALL = {
     "gradinv": ("preprocess.size=32", "attack.restarts=1", "model=lenet"),
     "gradinv_trained": ("preprocess.size=32", "attack.restarts=1", "model.weights=null"),
-    "second_order": ("attack.polish.max_steps=1",),
+    "scale_free": ("preprocess.size=16",),
+    "second_order": ("preprocess.size=16", "attack.polish.max_steps=1"),
 }
 FOLDER = ("dataset=folder", "dataset.root=pictures", "n_images=1")
 # The options of the other groups, each with what it needs to make sense.
@@ -304,4 +294,4 @@ def test_a_sample_of_settings(attack: str, first: int, tmp_path: Path) -> None:
     composed = config(*short(f"attack={attack}", *SMALL.get(attack, ())))
     every = cases(composed, list(places(composed)))
     assert len(every) > 2000
-    assert not faults(composed, every[first::67], tmp_path / "run")
+    assert not faults(composed, every[first::STRIDE], tmp_path / "run")

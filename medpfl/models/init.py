@@ -42,7 +42,7 @@ class UniformInit:
     Zhu et al. 2019 (DLG), released code, with bound 0.5; the medical papers use it too.
     """
 
-    bound: Annotated[float, Range(0, 1e30, "(]")] = 0.5
+    bound: Annotated[float, Range(0, 1e18, "(]")] = 0.5
 
     @torch.no_grad()
     def apply(self, model: nn.Module, generator: torch.Generator) -> None:

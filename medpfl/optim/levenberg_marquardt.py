@@ -88,7 +88,7 @@ class LevenbergMarquardt:
         self,
         *,
         max_steps: Steps = 100,
-        damping: Annotated[float, Range(0, 1e30, "(]")] = 1e-3,
+        damping: Annotated[float, Range(0, 1e18, "(]")] = 1e-3,
         solver: Literal["auto", "dense", "cg"] = "auto",
         cg_steps: Annotated[int, Range(1, 100_000)] = 200,
         cg_tolerance: Annotated[float, Range(0, 1, "()")] = 0.1,
