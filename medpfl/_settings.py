@@ -29,7 +29,9 @@ def check_settings(config: DictConfig, *, filled_in: Collection[str] = ()) -> No
     Raises:
         ConfigurationError: a setting is unknown, missing, of the wrong type or out of range.
     """
-    for node in _calls(config, ()):
+    for name in sorted(OmegaConf.missing_keys(config)):
+        raise ConfigurationError(f"Missing mandatory value: {name}")
+    for node in _calls(config):
         target = target_of(node)
         _check_hydras_own(node, target)
         given = {str(key): node[key] for key in node if not _is_hydras_own(str(key))}
@@ -37,19 +39,6 @@ def check_settings(config: DictConfig, *, filled_in: Collection[str] = ()) -> No
         hints = hints_of(target)
         for name, value in given.items():
             check_value(node._get_full_key(name), value, hints.get(name, Any))
-
-
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain values, every interpolation resolved.
-
-    Raises:
-        ConfigurationError: it holds itself.
-        OmegaConfBaseException: an interpolation leads nowhere.
-    """
-    try:
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-    except RecursionError as error:
-        raise ConfigurationError("the configuration holds a ${...} that holds itself") from error
 
 
 def target_of(node: DictConfig) -> Any:
@@ -71,19 +60,16 @@ def target_of(node: DictConfig) -> Any:
     return target
 
 
-def _calls(value: object, around: tuple[object, ...]) -> Iterator[DictConfig]:
+def _calls(value: object) -> Iterator[DictConfig]:
     """Yield every group with a ``_target_``, the outermost first."""
-    if any(value is outer for outer in around):
-        key = getattr(value, "_get_full_key", str)("")
-        raise ConfigurationError(f"{key}: holds itself, through a ${{...}}")
     if isinstance(value, DictConfig):
         if "_target_" in value:
             yield value
         for key in value:
-            yield from _calls(value[key], (*around, value))
+            yield from _calls(value[key])
     elif isinstance(value, ListConfig):
         for item in value:
-            yield from _calls(item, (*around, value))
+            yield from _calls(item)
 
 
 def _is_hydras_own(key: str) -> bool:

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from medpfl._settings import resolved
 from medpfl.attacks import AttackContext
 from medpfl.experiment import Experiment, build, check_keys
 from medpfl.metrics import Summary, ssim_over_steps, summarise
@@ -37,7 +36,7 @@ def run(config: DictConfig, folder: Path, *, overrides: Sequence[str] = ()) -> S
             disk that cannot be written to.
     """
     check_keys(config)
-    settings = resolved(config)
+    settings = cast(dict[str, object], OmegaConf.to_container(config, resolve=True))
     # Of whatever type they are: a mistake is on record as it was made.
     seed, device = (settings.get(key, None) for key in ("seed", "device"))
     record = RunRecord.create(

@@ -280,6 +280,20 @@ def test_keys_that_something_reads() -> None:
     check_keys(config("+paper.row=cpl", "+budget=quick"))
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("median_filter.kernel=25", "median_filter.kernel=25: must be at most 21 for images with"),
+        ("median_filter.kernel=4", "median_filter.kernel=4: must be odd"),
+        ("box.statistics=cifar10", "cifar10 is for 3 channels, but the images have 1"),
+    ],
+)
+def test_projections_that_do_not_go_with_the_images(setting: str, words: str) -> None:
+    images = ("preprocess.size=11", "preprocess.channels=1", "preprocess.mean=null")
+    images = (*images, "preprocess.std=null", "model=resnet18", "n_images=1")
+    assert words in message(config("attack=gradinv", f"attack.projections.{setting}", *images))
+
+
 @pytest.fixture
 def _small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (feasible, capacity):

@@ -87,6 +87,7 @@ TARGETS = (
     "medpfl.data.Phantom",
     "medpfl.data.Preprocess",
 )
+COMPILING = ("attack.compile", True)
 BESIDE = (
     {"_partial_": True},
     {"_partial_": 1},
@@ -212,7 +213,8 @@ def cases(composed: DictConfig, keys: list[str]) -> list[Case]:
     """Return what is tried at some places of a configuration."""
     found = []
     for key in keys:
-        found += [Case(key, value) for value in NONSENSE]
+        # Compiling is no nonsense, and takes a minute.
+        found += [Case(key, value) for value in NONSENSE if (key, value) != COMPILING]
         if key.endswith("._target_"):
             found += [Case(key, value) for value in TARGETS]
             group = key.removesuffix("._target_")
