@@ -242,7 +242,7 @@ def changed(composed: DictConfig, case: Case) -> DictConfig:
 def fault(composed: DictConfig, case: Case, folder: Path) -> str | None:
     """Return what is wrong with how a case ended, or None: with a run, or a message."""
     try:
-        with at_most(60):
+        with at_most(300):
             runner.run(changed(composed, case), folder)
     except (MedpflError, OmegaConfBaseException) as mistake:
         words = [word for word in case.key.split(".") if not word.isdecimal()]
