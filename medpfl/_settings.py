@@ -3,48 +3,61 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pkgutil import resolve_name
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from medpfl._hints import check_value, hints_of, wrong_value
 from medpfl.errors import ConfigurationError
 
-_WORDS: Mapping[object, tuple[str, str]] = {
-    int: ("an integer", "integers"),
-    float: ("a number", "numbers"),
-    str: ("text", "text"),
-    bool: ("true or false", "true or false"),
-    NoneType: ("null", "null"),
-}
+# Keys that Hydra reads; these two would hand a part settings in place of other parts.
+_REFUSED = ("_recursive_", "_convert_")
 
 
-def check_settings(config: DictConfig) -> None:
+def check_settings(config: DictConfig, *, filled_in: Collection[str] = ()) -> None:
     """Compare a config group, and all that it holds, with the signatures of its ``_target_``s.
 
-    Ranges and choices are the constructors' own business; a value of the wrong type would make
-    them fail with a message about their code instead of the setting.
+    Choices are the constructors' own business; a value of the wrong type would make them fail with
+    a message about their code instead of the setting.
+
+    Args:
+        config: the group.
+        filled_in: what the outermost ``_target_`` is given beside its settings.
 
     Raises:
-        ConfigurationError: a setting is unknown, missing, or of the wrong type.
+        ConfigurationError: a setting is unknown, missing, of the wrong type or out of range.
     """
+    for name in sorted(OmegaConf.missing_keys(config)):
+        raise ConfigurationError(f"Missing mandatory value: {name}")
     for node in _calls(config):
-        target = _target(node)
-        parameters = inspect.signature(target).parameters
+        target = target_of(node)
+        _check_hydras_own(node, target)
         given = {str(key): node[key] for key in node if not _is_hydras_own(str(key))}
-        _check_names(node, parameters, given)
-        hints = _hints(target)
+        _check_names(node, target, given, filled_in if node is config else ())
+        hints = hints_of(target)
         for name, value in given.items():
-            if not _fits(value, hints.get(name, Any)):
-                raise wrong_value(node._get_full_key(name), value, _words(hints[name]))
+            check_value(node._get_full_key(name), value, hints.get(name, Any))
 
 
-def wrong_value(key: str, value: object, wanted: str) -> ConfigurationError:
-    """Return the error that says what a setting must be, its value written as in YAML."""
-    told = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    return ConfigurationError(f"{key}={told}: must be {wanted}")
+def target_of(node: DictConfig) -> Any:
+    """Return the class or function that a group's ``_target_`` names.
+
+    Raises:
+        ConfigurationError: there is none, or it cannot be called.
+    """
+    key, path = node._get_full_key("_target_"), node["_target_"]
+    if not isinstance(path, str):
+        raise wrong_value(key, path, "the name of a class or function, such as medpfl.optim.LBFGS")
+    try:
+        target = resolve_name(path)
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        raise ConfigurationError(f"{key}={path}: cannot be found ({error})") from error
+    if not callable(target):
+        kind = type(target).__name__
+        raise ConfigurationError(f"{key}={path}: must be a class or function, but is a {kind}")
+    return target
 
 
 def _calls(value: object) -> Iterator[DictConfig]:
@@ -63,66 +76,51 @@ def _is_hydras_own(key: str) -> bool:
     return key.startswith("_") and key.endswith("_")
 
 
-def _target(node: DictConfig) -> Any:
-    path = node["_target_"]
-    try:
-        return resolve_name(path)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        key = node._get_full_key("_target_")
-        raise ConfigurationError(f"{key}={path}: cannot be found ({error})") from error
-
-
-def _hints(target: Any) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        return get_type_hints(function)
-    except (NameError, TypeError):  # a user's own class may import names for type checkers alone
-        return {}
+def _check_hydras_own(node: DictConfig, target: Any) -> None:
+    for name in _REFUSED:
+        if name in node:
+            raise ConfigurationError(f"{node._get_full_key(name)}: leave it out, medpfl sets it")
+    positional = node.get("_args_", ListConfig([]))
+    if not isinstance(positional, ListConfig):
+        raise wrong_value(node._get_full_key("_args_"), positional, "a list in square brackets")
+    partial = node.get("_partial_", False)
+    if not isinstance(partial, bool):
+        raise wrong_value(node._get_full_key("_partial_"), partial, "true or false")
+    if partial and inspect.isclass(target):
+        raise ConfigurationError(
+            f"{node._get_full_key('_partial_')}=true: is for functions, and {target.__name__} is a "
+            "class: leave it out"
+        )
 
 
 def _check_names(
-    node: DictConfig, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, object]
+    node: DictConfig, target: Any, given: Mapping[str, object], filled_in: Collection[str]
 ) -> None:
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) or "_args_" in node:
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # some builtins have none
         return
+    parameters = signature.parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = sorted(set(given) - set(parameters))
-    if unknown:
+    if unknown and not any_name:
         key = node._get_full_key(unknown[0])
-        raise ConfigurationError(f"{key}: no such setting; choose from {', '.join(parameters)}")
-    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
-    if missing and not node.get("_partial_"):
+        choices = ", ".join(n for n in parameters) or "nothing: it takes no settings"
+        raise ConfigurationError(f"{key}: no such setting; choose from {choices}")
+    args = list(node.get("_args_", ()))
+    bind = signature.bind_partial if node.get("_partial_") else signature.bind
+    missing = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and name not in (*given, *filled_in) and p.kind not in _VARIABLE
+    ]
+    if missing and not args and not node.get("_partial_"):
         raise ConfigurationError(f"{node._get_full_key(missing[0])}: must be set")
+    try:
+        bind(*args, **{**given, **dict.fromkeys(filled_in)})
+    except TypeError as error:
+        key = node._get_full_key("_args_")
+        raise ConfigurationError(f"{key}={args}: {target.__name__}: {error}") from error
 
 
-def _fits(value: object, hint: Any) -> bool:
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if origin is Literal:  # whether it is one of them, its constructor says best
-        return type(value) in {type(choice) for choice in get_args(hint)}
-    if hint in (bool, str, NoneType):
-        return isinstance(value, hint)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if origin in (Sequence, list, tuple):
-        kind = get_args(hint)[0]
-        return isinstance(value, ListConfig) and all(_fits(item, kind) for item in value)
-    if getattr(origin or hint, "_is_protocol", False):
-        return isinstance(value, DictConfig)
-    return True
-
-
-def _words(hint: Any) -> str:
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        return " or ".join(_words(option) for option in get_args(hint))
-    if origin is Literal:
-        return " or ".join(str(choice) for choice in get_args(hint))
-    if origin in (Sequence, list, tuple):
-        kind = get_args(hint)[0]
-        return f"a list of {_WORDS[kind][1] if kind in _WORDS else 'values'} in square brackets"
-    if hint in _WORDS:
-        return _WORDS[hint][0]
-    return "a group with a _target_"
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

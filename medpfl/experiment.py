@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from medpfl._hydra import instantiate
-from medpfl._settings import wrong_value
+from medpfl import feasible
+from medpfl._hints import check_value
+from medpfl._hydra import group_at, instantiate, require_kind
 from medpfl.attacks import Attack
+from medpfl.attacks.base import Particular
 from medpfl.data import LoadedData
+from medpfl.data.dataset import DatasetSource
+from medpfl.data.preprocess import Preprocess
 from medpfl.defenses import Defense
 from medpfl.device import pick_device
-from medpfl.errors import ConfigurationError
+from medpfl.errors import ConfigurationError, MedpflError
 from medpfl.federated import Federation
 from medpfl.metrics import Scorer
 from medpfl.metrics.image_quality import check_window
 from medpfl.models import ModelFactory
+from medpfl.models.own import factory_of
 from medpfl.profiling import UNPROFILED, Profiler, RunProfiler
+from medpfl.ranges import Seed
 from medpfl.threat import ThreatModel
+from medpfl.trial import FAULTS, try_network
+from medpfl.types import DataSpec
+
+# What stands in each group, and what it must offer. `noise` is a part of the defense.
+_SLOTS: Mapping[str, Any] = {
+    "dataset": DatasetSource,
+    "preprocess": Preprocess,
+    "model": ModelFactory,
+    "federation": Federation,
+    "threat": ThreatModel,
+    "defense": Defense,
+    "metrics": Scorer,
+    "attack": Attack,
+}
+_PLAIN: Mapping[str, Any] = {"n_images": int | None, "seed": Seed, "profile": bool}
+_KEYS = {*_SLOTS, *_PLAIN, "noise", "device"}
+# What conf/paper adds: rows of tables, read from the record, and how many images they take.
+_PAPER_KEYS = {"paper", "budget"}
+_REFERENCE = re.compile(r"\$\{(\w+)")
 
 
 @dataclass(frozen=True)
@@ -39,62 +68,106 @@ class Experiment:
     profiler: Profiler = UNPROFILED
 
 
+def check_keys(config: DictConfig) -> None:
+    """Refuse top-level keys that nothing reads, such as a group's name mistyped behind a plus.
+
+    A key that another setting refers to by ``${...}`` is read, whatever its name.
+
+    Raises:
+        ConfigurationError: names the key, and the known one that looks like it.
+    """
+    known = {*_KEYS, *_PAPER_KEYS, *_REFERENCE.findall(str(OmegaConf.to_container(config)))}
+    for key in map(str, config):
+        if key not in known:
+            raise ConfigurationError(unread(key))
+
+
+def unread(key: str) -> str:
+    """Say that nothing reads a top-level key, and which one may have been meant."""
+    near = difflib.get_close_matches(key, _KEYS, n=1)
+    meant = f"did you mean {near[0]}?" if near else f"choose from {', '.join(sorted(_KEYS))}"
+    return f"{key}: nothing reads a setting of this name; {meant}"
+
+
 def build(config: DictConfig) -> Experiment:
     """Instantiate and check everything that a configuration names.
 
     Raises:
         MedpflError: anything that would make the run fail later.
     """
-    seed = _integer(config, "seed")
-    n_images = None if config.n_images is None else _integer(config, "n_images")
+    for key, hint in _PLAIN.items():
+        check_value(key, config[key] if key != "profile" else config.get(key, False), hint)
     device = pick_device(config.device)
     profiler = _profiler(config, device)
-    threat, attack = instantiate(config.threat), instantiate(config.attack)
+    threat, attack = _part(config, "threat"), _part(config, "attack")
     threat.require(attack.requires, who=f"attack={attack.name}")
-    defense, scorer = instantiate(config.defense), instantiate(config.metrics)
-    federation, factory = instantiate(config.federation), instantiate(config.model)
-    data = instantiate(config.dataset).load(
-        preprocess=instantiate(config.preprocess), n_images=n_images, seed=seed
-    )
-    check_window(torch.zeros(data.spec.shape))
-    trial = factory.build(data.spec, torch.Generator().manual_seed(0))
+    defense, scorer = _part(config, "defense"), _part(config, "metrics")
+    federation, factory = _part(config, "federation"), _part(config, "model")
+    data = _load(config, factory, federation)
+    trial = _trial_network(factory, data.spec)
     attack.check(trial, federation.batch_size)
     if len(data.selected) < federation.batch_size:
         raise ConfigurationError(
             f"federation.batch_size={federation.batch_size}, but only {len(data.selected)} images "
             "are attacked: raise n_images or lower the batch size"
         )
-    _try_forward(trial, data, federation)
+    if isinstance(attack, Particular):
+        attack.check_data(data.spec, federation.batch_size, device)
+    try_network(
+        trial,
+        data.spec,
+        batch_size=federation.batch_size,
+        training=federation.mode == "train",
+        thoroughly=not _is_ours(factory),
+    )
     return Experiment(
-        data, factory, federation, threat, defense, attack, scorer, seed, device, profiler
+        data, factory, federation, threat, defense, attack, scorer, config.seed, device, profiler
     )
 
 
-def _integer(config: DictConfig, key: str) -> int:
-    value = config[key]
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise wrong_value(key, value, "an integer")
-    return value
+def _part(config: DictConfig, slot: str) -> Any:
+    """Build what stands in a slot, and make sure that it is what is needed there."""
+    group = group_at(config, slot)
+    part = factory_of(group) if slot == "model" else instantiate(group)
+    require_kind(slot, part, _SLOTS[slot])
+    return part
+
+
+def _load(config: DictConfig, factory: ModelFactory, federation: Federation) -> LoadedData:
+    preprocess = _part(config, "preprocess")
+    feasible.check_image(preprocess.shape)
+    feasible.check_network(factory, preprocess.shape, federation.batch_size)
+    data: LoadedData = _part(config, "dataset").load(
+        preprocess=preprocess, n_images=config.n_images, seed=config.seed
+    )
+    require_kind("dataset.load()", data, LoadedData)
+    check_window(torch.zeros(data.spec.shape))
+    return data
+
+
+def _trial_network(factory: ModelFactory, spec: DataSpec) -> nn.Module:
+    stream = torch.Generator().manual_seed(0)
+    if _is_ours(factory):
+        return factory.build(spec, stream)
+    try:
+        network = factory.build(spec, stream)
+    except MedpflError:
+        raise
+    except FAULTS as fault:
+        raise ConfigurationError(
+            f"model: {type(factory).__name__} cannot be made for data of shape {spec.shape} "
+            f"and {spec.num_classes} classes: {type(fault).__name__}: {fault}"
+        ) from fault
+    require_kind("model.build()", network, nn.Module)
+    return network
+
+
+def _is_ours(part: object) -> bool:
+    return type(part).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _profiler(config: DictConfig, device: torch.device) -> Profiler:
-    wanted = config.get("profile", False)
-    if not isinstance(wanted, bool):
-        raise wrong_value("profile", wanted, "true or false")
     # Compiled code hides its operations from whoever counts them.
-    counts_work = not config.attack.get("compile", False)
+    counts_work = not group_at(config, "attack").get("compile", False)
+    wanted = config.get("profile", False)
     return RunProfiler(device=device, counts_work=counts_work) if wanted else UNPROFILED
-
-
-def _try_forward(model: nn.Module, data: LoadedData, federation: Federation) -> None:
-    """Run a throw-away network on blank images: shows whether it takes an update at all."""
-    shape = (federation.batch_size, *data.spec.shape)
-    try:
-        with torch.no_grad():
-            model.train(federation.mode == "train")(torch.zeros(shape))
-    except (RuntimeError, ValueError) as fault:
-        raise ConfigurationError(
-            f"the network cannot take an update of shape {' x '.join(map(str, shape))} in "
-            f"{federation.mode} mode ({fault}): choose another preprocess.size, "
-            "federation.batch_size, federation.mode or model"
-        ) from fault

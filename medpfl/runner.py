@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medpfl.attacks import AttackContext
 from medpfl.attacks.base import Work
-from medpfl.experiment import Experiment, build
+from medpfl.experiment import Experiment, build, check_keys
 from medpfl.metrics import Grading, Summary, calibrate, line_up_size, ssim_over_steps
 from medpfl.report.console import announce, progress
 from medpfl.report.duration import longest_time
@@ -38,13 +38,16 @@ def run(config: DictConfig, folder: Path, *, overrides: Sequence[str] = ()) -> S
         MedpflError: a mistake in the configuration or the data, found before any compute, or a
             disk that cannot be written to.
     """
-    settings = OmegaConf.to_container(config, resolve=True)
+    check_keys(config)
+    settings = cast(dict[str, object], OmegaConf.to_container(config, resolve=True))
+    # Of whatever type they are: a mistake is on record as it was made.
+    seed, device = (settings.get(key, None) for key in ("seed", "device"))
     record = RunRecord.create(
         folder,
-        config=cast(dict[str, object], settings),
+        config=settings,
         overrides=overrides,
-        seed=config.seed,
-        device=config.device,
+        seed=cast(int, seed),
+        device=cast(str, device),
     )
     return carry_out(config, record)
 

@@ -68,7 +68,7 @@ def test_grey_is_the_same_in_every_channel():
         ({"channels": 2}, "preprocess.channels"),
         ({"mean": [0.5]}, "preprocess.mean.*3 numbers"),
         ({"mean": "test"}, "preprocess.mean"),
-        ({"std": [1.0, 0.0, 1.0]}, "positive"),
+        ({"std": [1.0, 0.0, 1.0]}, "numbers, each at least 0.0001"),
     ],
 )
 def test_settings_that_cannot_work(settings, words):

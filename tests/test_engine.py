@@ -76,7 +76,7 @@ def test_less_memory_means_fewer_rows_at_once() -> None:
     [
         ("attack.rows=0", "attack.rows=0: must be at least 1"),
         ("attack.rows=many", "attack.rows=many: must be an integer or auto"),
-        ("attack.memory_gb=-1", "attack.memory_gb=-1: must be positive, or null"),
+        ("attack.memory_gb=-1", "attack.memory_gb=-1: must be positive and at most"),
         ("attack.compile=fast", "attack.compile=fast: choose true, false or cudagraphs"),
     ],
 )

@@ -317,8 +317,8 @@ def test_projections_move_every_member() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"group_consistency": -1.0}, "attack.group_consistency=-1.0: must not be negative"),
-        ({"group_consistency": math.nan}, "attack.group_consistency=nan: must not be negative"),
+        ({"group_consistency": -1.0}, "attack.group_consistency=-1.0: must be at least 0"),
+        ({"group_consistency": math.nan}, "attack.group_consistency=nan: must be a finite number"),
         ({"group_consistency": 0.1, "restarts": 1}, "Use attack.restarts=2 or more"),
         ({"group_consistency": 0.1, "restart_above": 0.0}, "Use attack.restart_above=null"),
     ],

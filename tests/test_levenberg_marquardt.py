@@ -229,8 +229,8 @@ def test_trial_points_that_overflow_are_refused() -> None:
         ({"damping": 0.0}, "damping=0.0: must be positive"),
         ({"solver": "lu"}, "solver=lu: choose auto, dense or cg"),
         ({"cg_steps": 0}, "cg_steps=0: must be at least 1"),
-        ({"cg_tolerance": 1.0}, "cg_tolerance=1.0: must be above 0 and below 1"),
-        ({"tolerance_change": -1.0}, "tolerance_change=-1.0: must not be negative"),
+        ({"cg_tolerance": 1.0}, "cg_tolerance=1.0: must be positive and below 1"),
+        ({"tolerance_change": -1.0}, "tolerance_change=-1.0: must be at least 0"),
     ],
 )
 def test_settings_that_cannot_work(settings: dict[str, object], words: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import pytest
 from omegaconf import OmegaConf
 
 from medpfl._settings import check_settings
 from medpfl.errors import ConfigurationError
+from medpfl.ranges import Range
 
 
 class Part(Protocol):
@@ -19,7 +21,7 @@ class Part(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    count: int
+    count: Annotated[int, Range(1, 100)]
     ratio: float = 0.5
     name: str | None = None
     on: bool = True
@@ -28,11 +30,19 @@ class Whole:
     part: Part | None = None
     must: Part
     anything: Any = None
+    share: Annotated[float, Range(0, 1, "(]"), "a half will do"] = 1.0
+    shares: Sequence[Annotated[float, Range(0, 1, "[)")]] = ()
+    parts: Mapping[str, Part | None] | None = None
+
+
+class Leaf:
+    def __call__(self) -> None: ...
 
 
 HERE = f"{__name__}.Whole"
-PART = {"_target_": HERE, "count": 1, "must": {}}
-SOUND = {"_target_": HERE, "count": 1, "must": {}}
+LEAF = {"_target_": f"{__name__}.Leaf"}
+PART = {"_target_": HERE, "count": 1, "must": LEAF}
+SOUND = {"_target_": HERE, "count": 1, "must": LEAF}
 
 
 def check(**settings: object) -> None:
@@ -43,7 +53,7 @@ def check(**settings: object) -> None:
     "settings",
     [
         {},
-        {"count": 0, "ratio": 1, "name": "a", "on": False, "mode": "slow"},
+        {"count": 1, "ratio": 1, "name": "a", "on": False, "mode": "slow"},
         {"ratio": 1e-3, "name": None, "sizes": [1, 2], "part": PART, "anything": [{}, None]},
         {"sizes": 4, "mode": "unknown to the type, refused by the constructor"},
     ],
@@ -67,8 +77,26 @@ def test_values_of_the_right_type_pass(settings: dict[str, object]) -> None:
         ({"sizes": [1, "x"]}, "must be an integer or a list of integers in square brackets"),
         ({"part": "x"}, "group.part=x: must be a group with a _target_ or null"),
         ({"must": None}, "group.must=null: must be a group with a _target_"),
+        ({"must": {}}, "group.must={}: must be a group with a _target_"),
         ({"part": {**PART, "count": "x"}}, "group.part.count=x: must be an integer"),
         ({"other": 1}, "group.other: no such setting; choose from count, ratio"),
+        ({"sizes": ["???"]}, "Missing mandatory value: group.sizes[0]"),
+        ({"count": 10**30}, f"group.count={10**30}: must be at least 1 and at most 100"),
+        ({"ratio": math.nan}, "group.ratio=nan: must be a finite number"),
+        ({"share": 2.0}, "group.share=2.0: must be positive and at most 1; a half will do"),
+        ({"share": "x"}, "group.share=x: must be a number; a half will do"),
+        ({"share": math.inf}, "group.share=inf: must be a finite number; a half will do"),
+        ({"shares": [0.5, -1]}, "must be a list of numbers, each at least 0 and below 1, in sq"),
+        ({"parts": 5}, "group.parts=5: must be a group"),
+        ({"parts": {"one": 5}}, "group.parts.one=5: must be a group with a _target_ or null"),
+        ({"_partial_": True}, "group._partial_=true: is for functions, and Whole is a class"),
+        ({"_partial_": 1}, "group._partial_=1: must be true or false"),
+        ({"_recursive_": False}, "group._recursive_: leave it out"),
+        ({"_convert_": "none"}, "group._convert_: leave it out"),
+        ({"_args_": 1}, "group._args_=1: must be a list"),
+        ({"_args_": [1]}, "group._args_=[1]: Whole: too many positional arguments"),
+        ({"_target_": 5}, "group._target_=5: must be the name of a class or function"),
+        ({"_target_": "math.pi"}, "group._target_=math.pi: must be a class or function, but is"),
         ({"_target_": "nowhere.Part"}, "group._target_=nowhere.Part: cannot be found"),
         ({"_target_": f"{HERE}s"}, f"group._target_={HERE}s: cannot be found"),
     ],

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from medpfl.optim.scheduler import Tick
 from medpfl.profiling import UNPROFILED, Profiler
-from medpfl.types import Observation, Reconstruction
+from medpfl.types import DataSpec, Observation, Reconstruction
 
 
 @dataclass(frozen=True)
@@ -72,4 +72,13 @@ class Attack(Protocol):
         self, observations: Iterable[Observation], context: AttackContext
     ) -> Iterator[Reconstruction]:
         """Yield one reconstruction an observation, as they finish, in any order."""
+        ...
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """An attack that does not go with every kind of data, and says so beforehand."""
+
+    def check_data(self, spec: DataSpec, batch_size: int, device: torch.device) -> None:
+        """Raise a `ConfigurationError` where it cannot work on such data, or not in memory."""
         ...

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from medpfl.errors import ConfigurationError
+from medpfl._hints import checked
+from medpfl.ranges import Range
 
 
 class Distance(Protocol):
@@ -43,13 +44,10 @@ class Differentiated(Distance, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Largest:
-    top: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.top is not None and self.top < 1:
-            raise ConfigurationError(f"attack.distance.top={self.top}: must be at least 1, or null")
+    top: Annotated[int, Range(1, 1_000_000)] | None = None
 
 
+@checked("attack.distance")
 @dataclass(frozen=True, kw_only=True)
 class SquaredError(_Largest):
     """Sum of squared differences over all entries (Zhu et al. 2019, Eq. 4).
@@ -74,6 +72,7 @@ class SquaredError(_Largest):
         return _squares(_differences(dummy, observed), _weights(observed, self.top))
 
 
+@checked("attack.distance")
 @dataclass(frozen=True, kw_only=True)
 class Cosine(_Largest):
     """One minus the cosine of the angle between whole gradients (Geiping et al. 2020, Eq. 4).
@@ -119,6 +118,7 @@ class Cosine(_Largest):
         return _scaled(slope, weights), value
 
 
+@checked("attack.distance")
 @dataclass(frozen=True, kw_only=True)
 class NormalisedError(_Largest):
     """Mean over tensors of the squared difference relative to the observed squared norm.

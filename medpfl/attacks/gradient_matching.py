@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
+from medpfl._hints import checked
 from medpfl.attacks.base import AttackContext, Work
+from medpfl.attacks.combinations import check_group, check_projections, choose
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.converged import ConvergedRows
 from medpfl.attacks.determination import affordable
@@ -27,7 +30,7 @@ from medpfl.attacks.groups import GroupMatching
 from medpfl.attacks.labels import LabelStrategy
 from medpfl.attacks.matching import MatchingObjective, Targets, rows_at_once
 from medpfl.attacks.priors import Prior
-from medpfl.attacks.projection import ImageProjection, Projection
+from medpfl.attacks.projection import ImageProjection, ParticularProjection, Projection
 from medpfl.attacks.stages import (
     Key,
     Precision,
@@ -50,11 +53,12 @@ from medpfl.attacks.victim_rows import (
 )
 from medpfl.errors import ConfigurationError
 from medpfl.optim import Adam, BatchedOptimizer
-from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
+from medpfl.optim.capacity import bytes_of, check_row, memory_for_rows, rows_that_fit
 from medpfl.optim.feed import Feed, Renewed
 from medpfl.optim.projected import Projected
 from medpfl.optim.scheduler import CurvedObjective, Outcome, Row, Scheduler, Ticked
-from medpfl.types import Observation, Reconstruction
+from medpfl.ranges import Range, Tolerance, Weight
+from medpfl.types import DataSpec, Observation, Reconstruction
 
 PartT = TypeVar("PartT")
 
@@ -62,6 +66,7 @@ PartT = TypeVar("PartT")
 _ROWS_TIMED = 8
 
 
+@checked("attack")
 class GradientMatching:
     """Find images whose gradient is the observed one (Zhu et al. 2019, Eq. 4).
 
@@ -111,34 +116,22 @@ class GradientMatching:
         projections: Mapping[str, Projection | None] | None = None,
         channels: Channels = "free",
         pixels: Literal["free", "sigmoid"] = "free",
-        restarts: int = 1,
-        restart_above: float | None = None,
-        group_consistency: float | None = None,
-        rows: int | Literal["auto"] = "auto",
-        memory_gb: float | None = None,
+        restarts: Annotated[int, Range(1, 10_000)] = 1,
+        restart_above: Tolerance | None = None,
+        group_consistency: Weight | None = None,
+        rows: Annotated[int, Range(1, 100_000)] | Literal["auto"] = "auto",
+        memory_gb: Annotated[float, Range(0, 1e6, "(]")] | None = None,
         compile: Compiling = False,  # noqa: A002 - the name of the setting
         precision: Precision = "float32",
         determination: bool = True,
-        trace_points: int = 30,
+        trace_points: Annotated[int, Range(0, 10_000)] = 30,
     ) -> None:
-        for key, value, least in (
-            ("restarts", restarts, 1),
-            ("rows", 1 if rows == "auto" else rows, 1),
-            ("trace_points", trace_points, 0),
-        ):
-            if not isinstance(value, int):
-                raise ConfigurationError(f"attack.{key}={value}: must be an integer or auto")
-            if value < least:
-                raise ConfigurationError(f"attack.{key}={value}: must be at least {least}")
-        if memory_gb is not None and not memory_gb > 0:
-            raise ConfigurationError(f"attack.memory_gb={memory_gb}: must be positive, or null")
-        if restart_above is not None and not restart_above >= 0:
-            raise ConfigurationError(
-                f"attack.restart_above={restart_above}: must not be negative, or null"
-            )
-        _check_group(group_consistency, restarts, restart_above)
-        if compile not in (True, False, "cudagraphs"):
-            raise ConfigurationError(f"attack.compile={compile}: choose true, false or cudagraphs")
+        if isinstance(rows, str) and rows != "auto":
+            raise ConfigurationError(f"attack.rows={rows}: must be an integer or auto")
+        choose("compile", compile, (True, False, "cudagraphs"))
+        choose("channels", channels, ("free", "tied", "auto"))
+        choose("pixels", pixels, ("free", "sigmoid"))
+        check_group(group_consistency, restarts, restart_above)
         self.name = name
         self._start = start
         self._labels = labels
@@ -147,22 +140,8 @@ class GradientMatching:
         self._priors = _given(priors)
         self._projections = _given(projections)
         check_curvature(self._stages, distance, self._priors)
-        for stage in self._stages:
-            if self._projections and not isinstance(stage.optimizer, Adam):
-                raise ConfigurationError(
-                    f"attack.projections: {type(stage.optimizer).__name__} cannot go on from a "
-                    "point that was moved. Use medpfl.optim.Adam, or attack.projections=null"
-                )
-        if channels not in ("free", "tied", "auto"):
-            raise ConfigurationError(f"attack.channels={channels}: choose free, tied or auto")
-        if pixels not in ("free", "sigmoid"):
-            raise ConfigurationError(f"attack.pixels={pixels}: choose free or sigmoid")
-        for key, choice in (("channels", channels), ("pixels", pixels)):
-            if choice != "free" and self._projections:
-                raise ConfigurationError(
-                    f"attack.{key}={choice}: projections are made for free {key}. "
-                    f"Use attack.{key}=free, or attack.projections=null"
-                )
+        if self._projections:
+            check_projections(self._stages, channels=channels, pixels=pixels)
         self._channels = channels
         self._boxed = pixels == "sigmoid"
         self._restarts = restarts
@@ -209,6 +188,17 @@ class GradientMatching:
             seconds=seconds_of(evaluate) / count,
             certain=takes_every_step(self._stages),
         )
+
+    def check_data(self, spec: DataSpec, batch_size: int, device: torch.device) -> None:
+        """See `Particular.check_data`."""
+        for projection in self._projections:
+            if isinstance(projection, ParticularProjection):
+                projection.check(spec)
+        tied = self._channels == "tied" or (self._channels == "auto" and spec.greyscale)
+        pixels = math.prod(spec.shape[1:]) * (1 if tied else spec.shape[0])
+        members = 1 if self._group_consistency is None else self._restarts
+        for stage in self._stages:
+            check_row(stage.optimizer, members * batch_size * pixels, stage.dtype, device)
 
     def reconstruct(
         self, observations: Iterable[Observation], context: AttackContext
@@ -429,23 +419,6 @@ class GradientMatching:
         if isinstance(optimizer, Adam) and self._projections:
             return Projected(optimizer, ImageProjection(self._projections, unknowns, members))
         return optimizer
-
-
-def _check_group(weight: float | None, restarts: int, restart_above: float | None) -> None:
-    if weight is None:
-        return
-    setting = f"attack.group_consistency={weight}"
-    if not weight >= 0:
-        raise ConfigurationError(f"{setting}: must not be negative, or null")
-    if restarts < 2:
-        raise ConfigurationError(
-            f"{setting}: one restart has no others to agree with. Use attack.restarts=2 or more"
-        )
-    if restart_above is not None:
-        raise ConfigurationError(
-            f"{setting}: restarts that pull on each other run side by side, not one after another. "
-            "Use attack.restart_above=null"
-        )
 
 
 def _given(parts: Mapping[str, PartT | None] | None) -> tuple[PartT, ...]:

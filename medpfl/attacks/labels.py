@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from medpfl._hints import checked
 from medpfl.errors import ConfigurationError
 from medpfl.models.structure import last_linear
+from medpfl.ranges import Range
 from medpfl.seeding import generator
 from medpfl.types import Observation
 
@@ -95,6 +97,7 @@ class SmallestRow:
         return observation.tensors[weight].sum(dim=1).argmin().reshape(1).cpu()
 
 
+@checked("attack.labels")
 @dataclass(frozen=True, kw_only=True)
 class Counted:
     """How many images of each class are behind an update, read off the last layer's gradient.
@@ -109,7 +112,7 @@ class Counted:
         probes: noise images whose mean probability is taken.
     """
 
-    probes: int = 64
+    probes: Annotated[int, Range(1, 4096)] = 64
 
     requires: ClassVar[frozenset[str]] = frozenset({"num_examples"})
     joint: ClassVar[bool] = False

@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from medpfl.errors import ConfigurationError
+from medpfl._hints import checked
+from medpfl.ranges import Weight
 from medpfl.types import DataSpec
 
 
@@ -35,6 +36,7 @@ class SquaredPrior(Prior, Protocol):
         ...
 
 
+@checked("attack.priors.total_variation")
 @dataclass(frozen=True, kw_only=True)
 class TotalVariation:
     """Weight times the anisotropic total variation (Geiping et al. 2020, Eq. 4, and their code).
@@ -46,10 +48,7 @@ class TotalVariation:
         weight: not negative.
     """
 
-    weight: float
-
-    def __post_init__(self) -> None:
-        _check_weight("total_variation", self.weight)
+    weight: Weight
 
     def __call__(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
         """Return weight * TV(inputs_norm); 0 where every image is flat."""
@@ -57,6 +56,7 @@ class TotalVariation:
         return self.weight * torch.stack([_variation(inputs_norm, axis) for axis in axes]).sum()
 
 
+@checked("attack.priors.out_of_range")
 @dataclass(frozen=True, kw_only=True)
 class OutOfRange:
     """Weight times the mean squared distance of the pixels from [0, 1].
@@ -69,10 +69,7 @@ class OutOfRange:
         weight: not negative.
     """
 
-    weight: float
-
-    def __post_init__(self) -> None:
-        _check_weight("out_of_range", self.weight)
+    weight: Weight
 
     def __call__(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
         """Return weight * mean of (x - clamp(x, 0, 1))^2 over all pixels x of all images."""
@@ -82,11 +79,6 @@ class OutOfRange:
         """Return the distances, scaled; see `SquaredPrior`."""
         outside = _outside(inputs_norm, spec).flatten()
         return outside * math.sqrt(self.weight / outside.numel())
-
-
-def _check_weight(prior: str, weight: float) -> None:
-    if not weight >= 0:
-        raise ConfigurationError(f"attack.priors.{prior}.weight={weight}: must not be negative")
 
 
 def _outside(inputs_norm: Tensor, spec: DataSpec) -> Tensor:

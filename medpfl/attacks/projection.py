@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medpfl._hints import checked
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
+from medpfl.ranges import Range, Steps
 from medpfl.types import DataSpec
 
 _CIFAR10_MEAN = (0.4914672, 0.4822617, 0.4467701)
@@ -32,6 +34,15 @@ class Projection(Protocol):
         Returns:
             `(B, N, C, *S)`.
         """
+        ...
+
+
+@runtime_checkable
+class ParticularProjection(Projection, Protocol):
+    """A projection that does not go with every kind of data, and says so beforehand."""
+
+    def check(self, spec: DataSpec) -> None:
+        """Raise a `ConfigurationError` where it cannot work on such data."""
         ...
 
 
@@ -79,6 +90,14 @@ class Box:
                 f"attack.projections.box.statistics={self.statistics}: choose data, cifar10 or none"
             )
 
+    def check(self, spec: DataSpec) -> None:
+        """Refuse the statistics of colour images for images without colours."""
+        if self.statistics == "cifar10" and len(spec.mean) != len(_CIFAR10_MEAN):
+            raise ConfigurationError(
+                "attack.projections.box.statistics=cifar10 is for 3 channels, but the images have "
+                f"{len(spec.mean)}: choose data"
+            )
+
     def __call__(self, inputs_norm: Tensor, steps: Tensor, spec: DataSpec) -> Tensor:
         """Clamp every pixel; see `Projection`."""
         if self.statistics == "none":
@@ -92,16 +111,13 @@ class Box:
         mean: Sequence[float] = spec.mean
         std: Sequence[float] = spec.std
         if self.statistics == "cifar10":
-            if len(mean) != len(_CIFAR10_MEAN):
-                raise ConfigurationError(
-                    "attack.projections.box.statistics=cifar10 is for 3 channels, but the images "
-                    f"have {len(mean)}: choose data"
-                )
+            self.check(spec)
             mean, std = _CIFAR10_MEAN, _CIFAR10_STD
         pairs = list(zip(mean, std, strict=True))
         return [-m / s for m, s in pairs], [(1 - m) / s for m, s in pairs]
 
 
+@checked("attack.projections.median_filter")
 @dataclass(frozen=True, kw_only=True)
 class MedianFilter:
     """Replace every pixel by the median of its neighbourhood, now and then.
@@ -113,17 +129,22 @@ class MedianFilter:
     Geiping et al. 2020, their code.
     """
 
-    every: int = 500
-    kernel: int = 3
+    every: Steps = 500
+    kernel: Annotated[int, Range(1, 101)] = 3
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ConfigurationError(
-                f"attack.projections.median_filter.every={self.every}: must be at least 1"
-            )
-        if self.kernel < 1 or self.kernel % 2 == 0:
+        if self.kernel % 2 == 0:
             raise ConfigurationError(
                 f"attack.projections.median_filter.kernel={self.kernel}: must be odd and positive"
+            )
+
+    def check(self, spec: DataSpec) -> None:
+        """Refuse a kernel that reaches beyond the reflection of the smallest side."""
+        side = min(spec.shape[1:])
+        if self.kernel // 2 >= side:
+            raise ConfigurationError(
+                f"attack.projections.median_filter.kernel={self.kernel}: must be at most "
+                f"{2 * side - 1} for images with a side of {side} pixels"
             )
 
     def __call__(self, inputs_norm: Tensor, steps: Tensor, spec: DataSpec) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medpfl.errors import ConfigurationError
+from medpfl._hints import checked
+from medpfl.ranges import Range
 from medpfl.types import Observation
 
 
@@ -63,34 +64,32 @@ class Normal:
         return torch.randn(shape, generator=generator)
 
 
+@checked("attack.start")
 @dataclass(frozen=True, kw_only=True)
 class PatchTiled:
     """A uniform patch of half the image's size, tiled (CPL: Wei et al. 2020, Sec. 3.1).
 
     Args:
-        tiles: how many times the patch repeats along each spatial axis.
+        tiles: how many times the patch repeats along each spatial axis, at most once a pixel.
     """
 
-    tiles: int = 2
-
-    def __post_init__(self) -> None:
-        if self.tiles < 1:
-            raise ConfigurationError(f"attack.start.tiles={self.tiles}: must be at least 1")
+    tiles: Annotated[int, Range(1, 1_000_000)] = 2
 
     def __call__(
         self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
         """Draw U[0, 1) for one patch an image and repeat it; odd sizes cut the last tile."""
         spatial = shape[2:]
-        patch = torch.rand(
-            (*shape[:2], *(-(-size // self.tiles) for size in spatial)), generator=generator
-        )
-        tiled = patch.repeat(1, 1, *(self.tiles for _ in spatial))
+        tiles = [min(self.tiles, size) for size in spatial]
+        sides = [-(-size // count) for size, count in zip(spatial, tiles, strict=True)]
+        patch = torch.rand((*shape[:2], *sides), generator=generator)
+        tiled = patch.repeat(1, 1, *tiles)
         for axis, size in enumerate(spatial, start=2):
             tiled = tiled.narrow(axis, 0, size)
         return tiled.contiguous()
 
 
+@checked("attack.start")
 @dataclass(frozen=True, kw_only=True)
 class Smooth:
     """Soft random shapes: a few uniform grey values, interpolated to the image's size.
@@ -102,11 +101,7 @@ class Smooth:
         cells: grey values along each spatial axis.
     """
 
-    cells: int = 6
-
-    def __post_init__(self) -> None:
-        if self.cells < 2:
-            raise ConfigurationError(f"attack.start.cells={self.cells}: must be at least 2")
+    cells: Annotated[int, Range(2, 1_000_000)] = 6
 
     def __call__(
         self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
+from medpfl._hints import checked
 from medpfl._paths import expanded, is_folder, looking, printable
 from medpfl.data.dataset import LoadedData, OnError
 from medpfl.data.files import checked_on_error, load_files
@@ -16,11 +17,13 @@ from medpfl.data.listing import FileList, class_folders, list_images
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.select import Selector
 from medpfl.errors import ConfigurationError, DataError
+from medpfl.ranges import Range
 from medpfl.seeding import generator
 
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 
+@checked("dataset")
 class ImageFolder:
     """Load pictures from a folder that holds one folder a class.
 
@@ -48,7 +51,7 @@ class ImageFolder:
         name: str = "folder",
         root: str | None = None,
         split: Literal["train", "test", "all"] = "train",
-        test_fraction: float = 0.25,
+        test_fraction: Annotated[float, Range(0, 1, "[)")] = 0.25,
         select: str | Sequence[str] = "stride",
         stride: int | Literal["auto"] = "auto",
         on_error: OnError = "raise",
@@ -63,10 +66,6 @@ class ImageFolder:
             )
         if split not in ("train", "test", "all"):
             raise ConfigurationError(f"dataset.split is {split!r}: use train, test or all")
-        if not 0 <= test_fraction < 1:
-            raise ConfigurationError(
-                f"dataset.test_fraction is {test_fraction}: use at least 0, below 1"
-            )
         self.name = name
         self.root = expanded(root, setting="dataset.root")
         self.split = split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,19 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from medpfl._hints import checked
 from medpfl.data.images import with_channels
 from medpfl.errors import ConfigurationError
+from medpfl.ranges import Range
 
 ChannelValues = tuple[float, ...] | Literal["train"] | None
+Side = Annotated[int, Range(1, 1_000_000)]
+# Pixels lie in [0, 1]: far beyond it float32 has no digits left for them.
+Mean = Annotated[float, Range(-1e4, 1e4)]
+Std = Annotated[float, Range(1e-4, 1e4)]
 
 
+@checked("preprocess")
 class Preprocess:
     """Resize pictures and fix their channels; hold the client's normalisation.
 
@@ -33,14 +40,21 @@ class Preprocess:
         ConfigurationError: if a setting leaves the range above.
     """
 
+    height: int
+    width: int
+    resize: Literal["squash", "crop"]
+    channels: int
+    mean: ChannelValues
+    std: ChannelValues
+
     def __init__(
         self,
         *,
-        size: int | Sequence[int] = 32,
+        size: Side | Sequence[Side] = 32,
         resize: Literal["squash", "crop"] = "squash",
         channels: int = 3,
-        mean: Sequence[float] | Literal["train"] | None = None,
-        std: Sequence[float] | Literal["train"] | None = None,
+        mean: Sequence[Mean] | Literal["train"] | None = None,
+        std: Sequence[Std] | Literal["train"] | None = None,
     ) -> None:
         if resize not in ("squash", "crop"):
             raise ConfigurationError(f"preprocess.resize is {resize!r}: use squash or crop")
@@ -51,8 +65,6 @@ class Preprocess:
         self.channels = channels
         self.mean = _channel_values("mean", mean, channels)
         self.std = _channel_values("std", std, channels)
-        if isinstance(self.std, tuple) and min(self.std) <= 0:
-            raise ConfigurationError(f"preprocess.std is {list(self.std)}: give positive numbers")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,7 +108,7 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
     sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
+    if len(sides) != 2:
         raise ConfigurationError(f"preprocess.size is {size}: give one number or [height, width]")
     return sides[0], sides[1]
 

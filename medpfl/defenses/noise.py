@@ -6,14 +6,15 @@ that a run adds the same noise on every machine and float32's coarse uniforms do
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from medpfl._hints import checked
 from medpfl.errors import ConfigurationError
+from medpfl.ranges import NO_NOISE, Range, Scale
 
 # The smallest uniform kept: torch.rand can return 0, where the inverse CDF is minus infinity.
 _SMALLEST_UNIFORM = 2.0**-54
@@ -54,6 +55,7 @@ class NoNoise:
         return torch.zeros_like(tensor)
 
 
+@checked("noise")
 @dataclass(frozen=True, kw_only=True)
 class Laplace:
     """Laplace noise: density exp(-|x| / b) / 2b, variance 2 b^2.
@@ -62,10 +64,7 @@ class Laplace:
         scale: b, positive, in the update's own unit.
     """
 
-    scale: float
-
-    def __post_init__(self) -> None:
-        _require_positive("noise.scale", self.scale)
+    scale: Scale
 
     def describe(self) -> str:
         """Return the law in words."""
@@ -80,6 +79,7 @@ class Laplace:
         return (-self.scale * v.sign() * torch.log1p(-v.abs())).to(tensor)
 
 
+@checked("noise")
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
     """Gaussian noise.
@@ -88,10 +88,7 @@ class Gaussian:
         std: standard deviation, positive, in the update's own unit.
     """
 
-    std: float
-
-    def __post_init__(self) -> None:
-        _require_positive("noise.std", self.std)
+    std: Scale
 
     @property
     def scale(self) -> float:
@@ -110,6 +107,7 @@ class Gaussian:
         return (self.std * standard).to(tensor)
 
 
+@checked("noise")
 @dataclass(frozen=True, kw_only=True)
 class MedPFLLevel:
     """Laplace noise of a published noise level, whose code and text disagree.
@@ -124,13 +122,11 @@ class MedPFLLevel:
     Das et al. 2023 (arXiv 2311.06643), Table III.
     """
 
-    level: float
+    level: Annotated[float, Range(1e-10, 1e10), NO_NOISE]
     reading: Literal["inverse", "proportional"] = "inverse"
-    unit: float = 5e-6
+    unit: Annotated[float, Range(1e-15, 1e15), NO_NOISE] = 5e-6
 
     def __post_init__(self) -> None:
-        _require_positive("noise.level", self.level)
-        _require_positive("noise.unit", self.unit)
         if self.reading not in ("inverse", "proportional"):
             raise ConfigurationError(
                 f"noise.reading={self.reading}: choose inverse (b = 1 / level, the authors' code) "
@@ -149,11 +145,3 @@ class MedPFLLevel:
     def sample_like(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
         """Return a sample of Laplace noise."""
         return Laplace(scale=self.scale).sample_like(tensor, generator)
-
-
-def _require_positive(key: str, value: object) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and 0 < value < math.inf):  # type: ignore[operator]
-        raise ConfigurationError(
-            f"{key}={value}: must be a positive finite number; without noise, choose noise=none"
-        )

@@ -7,12 +7,14 @@ from typing import ClassVar
 
 import torch
 
+from medpfl._hints import checked
 from medpfl.defenses.base import DefenseReport
 from medpfl.defenses.noise import Noise, NoNoise
 from medpfl.errors import ConfigurationError
 from medpfl.types import ClientUpdate
 
 
+@checked("defense")
 @dataclass(frozen=True, kw_only=True)
 class NoDefense:
     """Let every update through as it is.

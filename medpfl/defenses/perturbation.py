@@ -10,12 +10,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from medpfl._hints import checked
 from medpfl.defenses.base import DefenseReport
 from medpfl.defenses.noise import Noise, NoNoise
 from medpfl.errors import ConfigurationError
 from medpfl.types import ClientUpdate
 
 
+@checked("defense")
 @dataclass(frozen=True, kw_only=True)
 class Perturbation:
     """Add independent noise to every entry of every tensor of the update.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medpfl.errors import ConfigurationError
+from medpfl._hints import checked
+from medpfl.ranges import Range, Rate, Seed
 from medpfl.seeding import generator
 from medpfl.types import DataSpec
 
@@ -52,6 +53,7 @@ class NoPretraining:
         """Do nothing."""
 
 
+@checked("federation.pretrain")
 @dataclass(frozen=True, kw_only=True)
 class AdamSteps:
     """Take Adam steps on consecutive batches of the unshuffled training split.
@@ -66,18 +68,10 @@ class AdamSteps:
         first_batch: number of the first batch used, counted from 0.
     """
 
-    steps: int = 1
-    lr: float = 0.01
-    batch_size: int = 32
-    first_batch: int = 1
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1 or self.first_batch < 0 or not self.lr > 0:
-            raise ConfigurationError(
-                "federation.pretrain: steps and first_batch must be 0 or more, batch_size at "
-                f"least 1, lr positive; got steps={self.steps}, first_batch={self.first_batch}, "
-                f"batch_size={self.batch_size}, lr={self.lr}"
-            )
+    steps: Annotated[int, Range(0, 1_000_000)] = 1
+    lr: Rate = 0.01
+    batch_size: Annotated[int, Range(1, 100_000)] = 32
+    first_batch: Annotated[int, Range(0, 1_000_000)] = 1
 
     def __call__(
         self, model: nn.Module, images: TrainingImages, spec: DataSpec, device: torch.device = _CPU
@@ -113,6 +107,7 @@ class AdamSteps:
         return index
 
 
+@checked("federation.pretrain")
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
     """Train on the shuffled training split by stochastic gradient descent with momentum.
@@ -125,19 +120,11 @@ class FineTune:
         seed: of the order in which images are visited.
     """
 
-    epochs: int = 1
-    lr: float = 0.01
-    batch_size: int = 32
-    momentum: float = 0.9
-    seed: int = 50
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1 or not self.lr > 0 or not 0 <= self.momentum < 1:
-            raise ConfigurationError(
-                "federation.pretrain: epochs must be 0 or more, batch_size at least 1, lr "
-                f"positive, momentum in [0, 1); got epochs={self.epochs}, "
-                f"batch_size={self.batch_size}, lr={self.lr}, momentum={self.momentum}"
-            )
+    epochs: Annotated[int, Range(0, 10_000)] = 1
+    lr: Rate = 0.01
+    batch_size: Annotated[int, Range(1, 100_000)] = 32
+    momentum: Annotated[float, Range(0, 1, "[)")] = 0.9
+    seed: Seed = 50
 
     def __call__(
         self, model: nn.Module, images: TrainingImages, spec: DataSpec, device: torch.device = _CPU

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from torch import nn
 
+from medpfl._hints import checked
 from medpfl.errors import ConfigurationError
 from medpfl.federated.pretrain import Pretraining, TrainingImages
+from medpfl.ranges import Range, Seed
 from medpfl.seeding import generator
 from medpfl.types import DataSpec, ServerPayload
 
@@ -23,6 +25,7 @@ class ModelFactory(Protocol):
         ...
 
 
+@checked("federation")
 @dataclass(frozen=True, kw_only=True)
 class Federation:
     """One round of federated learning: who sends what to whom.
@@ -42,16 +45,14 @@ class Federation:
     mode: Literal["eval", "train"] = "eval"
     buffers: Literal["private", "shared"] = "private"
     new_model_per_victim: bool = False
-    model_seed: int = 50
-    batch_size: int = 1
+    model_seed: Seed = 50
+    batch_size: Annotated[int, Range(1, 100_000)] = 1
 
     def __post_init__(self) -> None:
         if self.mode not in ("eval", "train"):
             raise ConfigurationError(f"federation.mode={self.mode}: choose eval or train")
         if self.buffers not in ("private", "shared"):
             raise ConfigurationError(f"federation.buffers={self.buffers}: choose private or shared")
-        if self.batch_size < 1:
-            raise ConfigurationError(f"federation.batch_size={self.batch_size}: must be at least 1")
 
     def payloads(
         self,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from medpfl.errors import ConfigurationError
+from medpfl._hints import checked
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import mse, psnr_db_of, ssim, ssim_per_image
 from medpfl.metrics.matching import match
 from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
 from medpfl.outcomes import Status
+from medpfl.ranges import Range
 from medpfl.types import DataSpec, ImageScore, Reconstruction, Trace, VictimBatch
 
 
@@ -34,6 +36,7 @@ class VictimFacts:
     snr_db: float | None
 
 
+@checked("metrics")
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
     """Score reconstructions against the truth, beside two guesses that need no attack.
@@ -46,15 +49,8 @@ class Scorer:
         paper: a published protocol to report as ``ssim_paper``, or None.
     """
 
-    threshold: float = 0.9
+    threshold: Annotated[float, Range(-1, 1, "(]"), "the papers use 0.9"] = 0.9
     paper: PaperProtocol | None = None
-
-    def __post_init__(self) -> None:
-        if not -1.0 < self.threshold <= 1.0:
-            raise ConfigurationError(
-                f"metrics.threshold is {self.threshold}: an SSIM threshold lies in (-1, 1]; "
-                "the papers use 0.9"
-            )
 
     def score(
         self,

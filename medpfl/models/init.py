@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 from torch import nn
 
-from medpfl.errors import ConfigurationError
+from medpfl._hints import checked
+from medpfl.ranges import Range
 
 
 class Init(Protocol):
@@ -31,6 +31,7 @@ class DefaultInit:
         """Change nothing."""
 
 
+@checked("model.init")
 @dataclass(frozen=True, kw_only=True)
 class UniformInit:
     """Draw every weight and bias from U(-bound, bound).
@@ -41,13 +42,7 @@ class UniformInit:
     Zhu et al. 2019 (DLG), released code, with bound 0.5; the medical papers use it too.
     """
 
-    bound: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.bound) and self.bound > 0):
-            raise ConfigurationError(
-                f"model.init.bound={self.bound}: must be a positive finite number, such as 0.5"
-            )
+    bound: Annotated[float, Range(0, 1e18, "(]")] = 0.5
 
     @torch.no_grad()
     def apply(self, model: nn.Module, generator: torch.Generator) -> None:

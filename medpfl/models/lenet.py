@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from medpfl._hints import checked
 from medpfl.models.base import NetworkFactory
 from medpfl.models.windows import Window, feature_size
 from medpfl.types import DataSpec
@@ -16,6 +17,7 @@ _POOL = Window(kernel=2, stride=2)
 _WINDOWS = (_CONVOLUTION, _POOL, _CONVOLUTION, _POOL)
 
 
+@checked("model")
 @dataclass(frozen=True, kw_only=True)
 class LeNet(NetworkFactory):
     """Build LeNet-5: two convolutions with average pooling, then layers of 120, 84 and K.

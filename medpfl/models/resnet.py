@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from medpfl._hints import checked
 from medpfl.errors import ConfigurationError
 from medpfl.models.base import NetworkFactory
 from medpfl.models.weights import imagenet_resnet18, load_state, read_state
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _IMAGENET_CLASSES = 1000
 
 
+@checked("model")
 @dataclass(frozen=True, kw_only=True)
 class ResNet18(NetworkFactory):
     """Build ResNet-18 with batch normalisation, as in torchvision.

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from medpfl._hints import checked
 from medpfl.models.base import NetworkFactory
 from medpfl.models.windows import Window, feature_size
 from medpfl.types import DataSpec
@@ -74,6 +75,7 @@ class SigmoidCNNFactory(NetworkFactory):
         )
 
 
+@checked("model")
 @dataclass(frozen=True, kw_only=True)
 class CPLCNN(SigmoidCNNFactory):
     """Build the 7-layer network of the medical papers' CPL experiments.
@@ -88,6 +90,7 @@ class CPLCNN(SigmoidCNNFactory):
     )
 
 
+@checked("model")
 @dataclass(frozen=True, kw_only=True)
 class DLGCNN(SigmoidCNNFactory):
     """Build the 5-layer network of DLG: 768 inputs to the last layer at 32x32.
@@ -101,6 +104,7 @@ class DLGCNN(SigmoidCNNFactory):
     )
 
 
+@checked("model")
 @dataclass(frozen=True, kw_only=True)
 class IDLGCNN(SigmoidCNNFactory):
     """Build the 4-layer network of iDLG: 768 inputs to the last layer at 32x32.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from medpfl._hints import checked
 from medpfl.optim.base import OUT_OF_STEPS, RowState, beginning, require
+from medpfl.ranges import Range, Rate, Steps
 
 
 @dataclass
@@ -24,6 +27,7 @@ class AdamState(RowState):
     v: Tensor
 
 
+@checked("attack.optimizer")
 class Adam:
     """Minimise B independent objectives by Adam (Kingma and Ba 2015, Alg. 1).
 
@@ -41,21 +45,15 @@ class Adam:
     def __init__(
         self,
         *,
-        lr: float,
-        max_steps: int,
-        betas: Sequence[float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        lr: Rate,
+        max_steps: Steps,
+        betas: Sequence[Annotated[float, Range(0, 1, "[)")]] = (0.9, 0.999),
+        eps: Annotated[float, Range(0, 1)] = 1e-8,
         signed: bool = False,
-        milestones: Sequence[float] = (),
-        gamma: float = 0.1,
+        milestones: Sequence[Annotated[float, Range(0, 10_000_000, "(]")]] = (),
+        gamma: Rate = 0.1,
     ) -> None:
-        require(lr > 0, "lr", lr, "must be positive")
-        require(max_steps >= 1, "max_steps", max_steps, "must be at least 1")
-        two_decays = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
-        require(two_decays, "betas", betas, "must be two numbers of at least 0 and below 1")
-        require(eps >= 0, "eps", eps, "must not be negative")
-        require(all(m > 0 for m in milestones), "milestones", milestones, "must be positive")
-        require(gamma > 0, "gamma", gamma, "must be positive")
+        require(len(betas) == 2, "betas", betas, "must be two numbers")
         self.lr = lr
         self.max_steps = max_steps
         self.evaluations_a_step = 1

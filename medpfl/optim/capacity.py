@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from typing import Any
 
 import torch
 
 from medpfl.errors import ConfigurationError
+from medpfl.optim.base import BatchedOptimizer, SecondOrder
 from medpfl.optim.rows import RowTable
 
 # More rows make a CPU no faster, and a run that is killed loses all that are under way.
@@ -68,11 +70,45 @@ def memory_for_rows(device: torch.device, memory_gb: float | None) -> int:
     if device.type == "cuda":
         available, _ = torch.cuda.mem_get_info(device)
     else:
-        available = _physical_memory() // 2
+        available = machine_memory() // 2
     return available if memory_gb is None else min(available, int(memory_gb * 1e9))
 
 
-def _physical_memory() -> int:
+def check_row(
+    optimizer: BatchedOptimizer[Any], unknowns: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Refuse an optimiser whose state of a single row is larger than the device's memory.
+
+    Args:
+        optimizer: as configured.
+        unknowns: D of the row.
+        dtype: the attacker's precision.
+        device: where the attacker computes.
+
+    Raises:
+        ConfigurationError: names both amounts.
+    """
+    there = machine_memory()
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    if isinstance(optimizer, SecondOrder):
+        optimizer = optimizer.fitted(unknowns, device, memory=there // 2)
+    try:
+        needed = bytes_of(optimizer.init(torch.empty(1, unknowns, dtype=dtype, device="meta")))
+    except RuntimeError:  # an optimiser of one's own may look at its points, and these have none
+        return
+    if needed > there:
+        history = getattr(optimizer, "history", None)
+        remedy = "" if history is None else f"attack.optimizer.history below {history}, or "
+        raise ConfigurationError(
+            f"attack.optimizer: {type(optimizer).__name__} takes {needed / 1e9:,.0f} GB for a row "
+            f"of {unknowns:,} unknowns, {device} has {there / 1e9:,.0f} GB: choose {remedy}a "
+            "smaller preprocess.size or federation.batch_size"
+        )
+
+
+def machine_memory() -> int:
+    """Return the bytes of the machine's memory, whoever uses them."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # no such function, or name, on this system

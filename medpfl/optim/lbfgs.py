@@ -8,14 +8,16 @@ tick each running row uses one evaluation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+from medpfl._hints import checked
 from medpfl.optim.base import CONVERGED, OUT_OF_STEPS, STALLED, RowState, beginning, require
 from medpfl.optim.line_search import WolfeSearch
 from medpfl.optim.memory import PairMemory
+from medpfl.ranges import Range, Rate, Steps, Tolerance
 
 # torch.optim.LBFGS keeps a pair only where s.y exceeds this; scale-free, s.y / |s||y|.
 _CURVATURE_FLOOR = 1e-10
@@ -52,6 +54,7 @@ class LBFGSState(RowState):
     search: WolfeSearch
 
 
+@checked("attack.optimizer")
 class LBFGS:
     """Minimise B independent objectives by limited-memory BFGS (Liu and Nocedal 1989, Alg. 2.1).
 
@@ -82,29 +85,19 @@ class LBFGS:
     def __init__(
         self,
         *,
-        lr: float = 1.0,
-        max_steps: int = 300,
-        max_iter: int = 20,
-        max_eval: int | None = None,
-        history: int = 100,
-        tolerance_grad: float = 1e-7,
-        tolerance_change: float = 1e-9,
+        lr: Rate = 1.0,
+        max_steps: Steps = 300,
+        max_iter: Steps = 20,
+        max_eval: Steps | None = None,
+        history: Annotated[int, Range(1, 100_000)] = 100,
+        tolerance_grad: Tolerance = 1e-7,
+        tolerance_change: Tolerance = 1e-9,
         line_search: Literal["strong_wolfe"] | None = None,
-        objective_below: float | None = None,
-        check_every: int = 1,
+        objective_below: Tolerance | None = None,
+        check_every: Steps = 1,
         on_stall: Literal["stop", "reset"] = "stop",
         scale_free: bool = False,
     ) -> None:
-        counts = {
-            "max_steps": max_steps,
-            "max_iter": max_iter,
-            "max_eval": 1 if max_eval is None else max_eval,
-            "history": history,
-            "check_every": check_every,
-        }
-        for name, value in counts.items():
-            require(value >= 1, name, value, "must be at least 1")
-        require(lr > 0, "lr", lr, "must be positive")
         known = line_search in (None, "strong_wolfe")
         require(known, "line_search", line_search, "choose null or strong_wolfe")
         require(on_stall in ("stop", "reset"), "on_stall", on_stall, "choose stop or reset")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from torch import Tensor
 
+from medpfl._hints import checked
 from medpfl.optim.base import (
     CONVERGED,
     OUT_OF_STEPS,
@@ -25,6 +26,7 @@ from medpfl.optim.base import (
     require,
 )
 from medpfl.optim.damped import Multiply, conjugate_gradients, factorised
+from medpfl.ranges import Range, Steps, Tolerance
 
 # H of a row takes 34 MB (CPU) and 1.2 GB (GPU) in float64 there. Conjugate gradients are faster a
 # step from some 500 unknowns on, but crawl where H is as good as singular, and that is where second
@@ -59,6 +61,7 @@ class LevenbergMarquardtState(RowState):
     hessian: Tensor
 
 
+@checked("attack.optimizer")
 class LevenbergMarquardt:
     """Minimise B independent sums of squares (Levenberg 1944; damping by Nielsen 1999, Eq. 2.4).
 
@@ -84,20 +87,15 @@ class LevenbergMarquardt:
     def __init__(
         self,
         *,
-        max_steps: int = 100,
-        damping: float = 1e-3,
+        max_steps: Steps = 100,
+        damping: Annotated[float, Range(0, 1e18, "(]")] = 1e-3,
         solver: Literal["auto", "dense", "cg"] = "auto",
-        cg_steps: int = 200,
-        cg_tolerance: float = 0.1,
-        objective_below: float | None = None,
-        tolerance_change: float = 1e-6,
+        cg_steps: Annotated[int, Range(1, 100_000)] = 200,
+        cg_tolerance: Annotated[float, Range(0, 1, "()")] = 0.1,
+        objective_below: Tolerance | None = None,
+        tolerance_change: Tolerance = 1e-6,
     ) -> None:
-        require(max_steps >= 1, "max_steps", max_steps, "must be at least 1")
-        require(damping > 0, "damping", damping, "must be positive")
         require(solver in ("auto", "dense", "cg"), "solver", solver, "choose auto, dense or cg")
-        require(cg_steps >= 1, "cg_steps", cg_steps, "must be at least 1")
-        require(0 < cg_tolerance < 1, "cg_tolerance", cg_tolerance, "must be above 0 and below 1")
-        require(tolerance_change >= 0, "tolerance_change", tolerance_change, "must not be negative")
         self.max_steps = max_steps
         self.evaluations_a_step = 1 + cg_steps  # a product costs about as much
         self.damping = damping

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medpfl._hints import checked
 from medpfl.attacks.closed_form.feature_matching import match_features
 from medpfl.attacks.closed_form.features import layer_input
 from medpfl.attacks.closed_form.layerwise import ConvolutionInverse
 from medpfl.attacks.closed_form.trunk import Trunk, TrunkEquations, image_unknowns, match_trunk
 from medpfl.attacks.starts import Solution, Start
 from medpfl.models.sigmoid_cnn import SigmoidCNN
+from medpfl.ranges import Range
 from medpfl.types import DataSpec, Observation, ServerPayload
 
 # Unknowns of a layer up to which its normal matrix is factorised (4096^2 float64 are 128 MiB).
 _LARGEST_DENSE = 4096
 
 
+@checked("attack.start")
 class ClosedForm:
     """Compute the start from the update, where one image is behind it and the network allows.
 
@@ -38,7 +42,11 @@ class ClosedForm:
     """
 
     def __init__(
-        self, *, fallback: Start, several: Start | None = None, largest_residual: float = 1e-3
+        self,
+        *,
+        fallback: Start,
+        several: Start | None = None,
+        largest_residual: Annotated[float, Range(0, 1e6)] = 1e-3,
     ) -> None:
         self._fallback = fallback
         self._several = fallback if several is None else several

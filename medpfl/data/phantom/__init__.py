@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from medpfl._hints import checked
 from medpfl.data.dataset import ImageSet, LoadedData, data_spec
 from medpfl.data.phantom import chest, head, skin
 from medpfl.data.phantom.canvas import Array, Random
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.select import Selector, class_counts_note
 from medpfl.errors import ConfigurationError
+from medpfl.ranges import Range
 from medpfl.seeding import generator
 
 __all__ = ["Phantom"]
@@ -58,6 +60,7 @@ class _Drawer:
         return self.preprocess(Image.fromarray(np.round(drawing * 255).astype(np.uint8)))
 
 
+@checked("dataset")
 class Phantom:
     """Draw head, chest and skin images whose classes differ by a finding.
 
@@ -79,7 +82,7 @@ class Phantom:
         *,
         name: str = "phantom",
         kinds: Sequence[str] = ("head", "chest", "skin"),
-        per_class: int = 32,
+        per_class: Annotated[int, Range(1, 100_000)] = 32,
         select: str | Sequence[str] = "stride",
         stride: int | Literal["auto"] = "auto",
     ) -> None:
@@ -88,8 +91,6 @@ class Phantom:
             raise ConfigurationError(f"dataset.kinds is {kinds!r}: list one or more of {known}")
         if len(set(kinds)) < len(kinds):
             raise ConfigurationError(f"dataset.kinds is {kinds!r}: list each kind once")
-        if per_class < 1:
-            raise ConfigurationError(f"dataset.per_class is {per_class}: give at least 1")
         self.name = name
         self.kinds = tuple(kinds)
         self.per_class = per_class

@@ -1,0 +1,84 @@
+"""What an experiment needs of memory, said before any of it is allocated.
+
+Each estimate is of something that must be held at once, so that what is refused could never run.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from medpfl.errors import ConfigurationError
+from medpfl.models.base import NetworkFactory
+from medpfl.optim.capacity import machine_memory
+from medpfl.types import DataSpec
+
+# Measured: the peak of scoring one image, in float64, an entry of it.
+_SCORING_BYTES = 48
+# Below this many pixels behind an update no network of ours comes near a machine's memory.
+_SMALL = 1_000_000
+
+
+def check_image(shape: tuple[int, ...]) -> None:
+    """Refuse images of which not even one can be scored in this machine's memory.
+
+    Raises:
+        ConfigurationError: names the size and both amounts.
+    """
+    needed, there = _SCORING_BYTES * math.prod(shape), machine_memory()
+    if needed > there:
+        raise ConfigurationError(
+            f"preprocess.size={list(shape[1:])}: one image takes {_gb(needed)} to score, this "
+            f"machine has {_gb(there)}; choose a preprocess.size of at most "
+            f"{math.isqrt(there // (_SCORING_BYTES * shape[0]))}"
+        )
+
+
+def check_network(factory: object, shape: tuple[int, ...], batch_size: int) -> None:
+    """Refuse networks whose update of one batch cannot be computed in this machine's memory.
+
+    Only networks of medpfl are looked at: others may do anything while they are constructed.
+
+    Raises:
+        ConfigurationError: names the sizes and both amounts.
+    """
+    small = batch_size * math.prod(shape) <= _SMALL
+    ours = type(factory).__module__.partition(".")[0] == __name__.partition(".")[0]
+    if small or not ours or not isinstance(factory, NetworkFactory):
+        return
+    statistics = (0.0,) * shape[0], (1.0,) * shape[0]
+    # Before the data are looked at: there are at least two classes.
+    spec = DataSpec(shape, 2, *statistics)
+    with torch.device("meta"):
+        model = factory.construct(spec)
+        entries = 2 * sum(p.numel() for p in model.parameters())  # and their gradient
+        entries += _activations(model, torch.empty(batch_size, *shape))
+    needed, there = 4 * entries, machine_memory()
+    if needed > there:
+        raise ConfigurationError(
+            f"federation.batch_size={batch_size}, preprocess.size={list(shape[1:])}: the "
+            f"update of {type(factory).__name__} takes {_gb(needed)}, this machine has "
+            f"{_gb(there)}; choose a smaller batch, smaller images or another model"
+        )
+
+
+def _activations(model: nn.Module, inputs: Tensor) -> int:
+    """Return the number of entries that the layers put out."""
+    entries = 0
+
+    def count(module: nn.Module, given: object, output: Tensor) -> None:
+        nonlocal entries
+        entries += output.numel()
+
+    for module in model.modules():
+        if not any(module.children()):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model.eval()(inputs)
+    return entries
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:,.0f} GB"
