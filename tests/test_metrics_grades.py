@@ -143,13 +143,17 @@ def says(words: str, rows: list, grading=None) -> bool:
 
 def test_each_caution_is_heard_where_it_holds_and_nowhere_else():
     good = [replace(ROW, status="stalled", grade="exact")] * 60
-    failed = replace(ROW, success=False, ssim=0.2, grade="nothing")
+    failed = replace(ROW, success=False, ssim=0.2, grade="nothing", status="stalled")
     assert cautions(good) == ()
     assert says("1 of 61 images ran out", [*good, replace(failed, status="out_of_steps")])
     assert cautions([*good, replace(ROW, status="out_of_steps", grade="exact")]) == ()
     assert says("broke down on 2 of 62", [*good, *[replace(failed, status="non_finite")] * 2])
     assert says("1 of 61 gradients are tiny", [*good, replace(failed, gradient_norm=1e-33)])
     assert not says("tiny", [*good, replace(failed, gradient_norm=0.0)])
+    left_open = replace(failed, status="undetermined", determined=0.04)
+    assert says("it determines 4 % of the unknowns (median)", [*good, left_open])
+    assert says("1 of 61 images came to rest", [*good, replace(failed, closed_form=False)])
+    assert not says("came to rest", [*good, replace(failed, closed_form=None)])
     assert says("recognisable all the same", [*good, replace(failed, grade="recognisable")])
     assert says("3 images say little", good[:3])
     few = calibrate(POOL[:5], threshold=0.9, seed=0)

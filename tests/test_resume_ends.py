@@ -24,7 +24,7 @@ def fail_with(error: BaseException):
     return failing
 
 
-@pytest.mark.parametrize("place", ["build", "attack", "summarise", "draw"])
+@pytest.mark.parametrize("place", ["build", "attack", "draw"])
 @pytest.mark.parametrize(
     ("error", "status"), [(RuntimeError("no"), "failed"), (KeyboardInterrupt(), "interrupted")]
 )
@@ -32,7 +32,7 @@ def test_no_run_that_ended_is_left_running(half, monkeypatch, capsys, place, err
     with monkeypatch.context() as context:
         context.setattr(runner, place, fail_with(error))
         # The attack itself is not what is tested here.
-        if place in ("summarise", "draw"):
+        if place == "draw":
             context.setattr(runner, "attack", lambda *_: None)
         with pytest.raises(type(error)):
             resume_run(Request(half), CONF)

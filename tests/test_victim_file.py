@@ -19,8 +19,9 @@ from medpfl.errors import MedpflError
 from medpfl.report.victim_file import VictimRecord, load_victim, save_victim
 from medpfl.types import ImageScore, Trace
 
-NUMBERS = {n: 1.0 for n in ImageScore.__dataclass_fields__ if n not in ("image_id", "status")}
-SCORE = ImageScore(image_id="a/1", status="stalled", **NUMBERS)
+TEXTS = {"image_id": "a/1", "status": "stalled", "grade": "exact", "grade_mean_image": ""}
+NUMBERS = {name: 1.0 for name in ImageScore.__dataclass_fields__ if name not in TEXTS}
+SCORE = ImageScore(**TEXTS, **NUMBERS)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ is added to `_RULES` is heard on the console, in ``run.json`` and in the tables 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from medpfl.metrics.grades import FEWEST_OTHERS, Grading
 from medpfl.metrics.rates import is_zero_gradient, wilson
@@ -38,6 +39,31 @@ def _cut_short(scores: Sequence[ImageScore]) -> str | None:
     return (
         f"{count} of {len(scores)} images ran out of steps below the threshold: the attack was cut "
         "short there, not beaten. Raise attack.optimizer.max_steps before reading this as safety"
+    )
+
+
+def _left_open(scores: Sequence[ImageScore]) -> str | None:
+    count = _unsolved(scores, Status.UNDETERMINED)
+    if not count:
+        return None
+    shares = [s.determined for s in scores if s.status == Status.UNDETERMINED]
+    return (
+        f"{count} of {len(scores)} images fit their update and are not rebuilt: at the distance "
+        f"reached it determines {100 * median(shares):.0f} % of the unknowns (median). Lower "
+        "attack.optimizer.objective_below before reading this as safety"
+    )
+
+
+def _at_rest(scores: Sequence[ImageScore]) -> str | None:
+    count = sum(
+        s.status == Status.STALLED and not s.success and s.closed_form is False for s in scores
+    )
+    if not count:
+        return None
+    return (
+        f"{count} of {len(scores)} images came to rest below the threshold, and no closed form was "
+        "found for them: a search that ends is no proof. Try attack=scale_free, another model "
+        "setting or more attack.restarts"
     )
 
 
@@ -98,4 +124,4 @@ def _unsolved(scores: Sequence[ImageScore], status: Status) -> int:
     return sum(s.status == status and not s.success for s in scores)
 
 
-_RULES: tuple[Rule, ...] = (_cut_short, _lost, _merely_below, _vanishing, _few_images)
+_RULES: tuple[Rule, ...] = (_cut_short, _left_open, _at_rest, _lost, _merely_below, _vanishing, _few_images)

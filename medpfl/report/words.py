@@ -12,7 +12,7 @@ _ENDS = {
     Status.OUT_OF_STEPS: "ran out of steps",
     Status.NON_FINITE: "broke down",
     Status.NO_GRADIENT: "sent no gradient",
-    "undetermined": "left open by the update",
+    Status.UNDETERMINED: "left open by the update",
 }
 
 
