@@ -56,7 +56,7 @@ class ImageFolder:
         stride: int | Literal["auto"] = "auto",
         on_error: OnError = "raise",
     ) -> None:
-        if root is None:
+        if not root:
             raise ConfigurationError(
                 "dataset.root is not set: give the folder that holds one folder of images a "
                 "class, such as dataset.root=my_images with my_images/healthy/001.png inside"
