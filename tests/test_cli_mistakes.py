@@ -61,6 +61,7 @@ def test_names_that_hydra_does_not_know(command: Command, argument: str, words: 
         ("dataset=covid dataset.root=nowhere", "nowhere: no such folder expected below it"),
         ("dataset=covid dataset.root=file", "file: not a folder expected below it"),
         ("dataset=folder", "dataset.root is not set: give the folder"),
+        ("dataset=folder dataset.root=''", "dataset.root is not set: give the folder"),
         ("dataset=folder dataset.root=nowhere", "dataset.root: nowhere is not a folder"),
         ("dataset=folder dataset.root=file", "dataset.root: file is not a folder"),
         ("dataset=folder dataset.root=empty", "empty holds 0 class folders, and at least 2"),
