@@ -13,8 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from medpfl import feasible
-from medpfl._hints import check_value
-from medpfl._hydra import group_at, instantiate, require_kind
 from medpfl.attacks import Attack
 from medpfl.attacks.base import Particular
 from medpfl.data import LoadedData
@@ -29,7 +27,9 @@ from medpfl.metrics.image_quality import check_window
 from medpfl.models import ModelFactory
 from medpfl.models.own import factory_of
 from medpfl.profiling import UNPROFILED, Profiler, RunProfiler
-from medpfl.ranges import Seed
+from medpfl.settings.build import group_at, instantiate, require_kind
+from medpfl.settings.hints import check_value
+from medpfl.settings.ranges import Seed
 from medpfl.threat import ThreatModel
 from medpfl.trial import FAULTS, try_network
 from medpfl.types import DataSpec

@@ -21,7 +21,6 @@ from helpers import (
 from torch import Tensor
 from torch.nn import functional
 
-from medpfl._hydra import instantiate
 from medpfl.attacks import GradientMatching
 from medpfl.attacks.distances import SquaredError
 from medpfl.attacks.labels import Joint, Known, SmallestRow
@@ -32,6 +31,7 @@ from medpfl.optim.lbfgs import LBFGSState
 from medpfl.outcomes import Status
 from medpfl.round import Round
 from medpfl.seeding import generator
+from medpfl.settings.build import instantiate
 from medpfl.types import Observation, Reconstruction
 
 SPEC = spec_of(3, 16, 16, num_classes=4)

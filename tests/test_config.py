@@ -13,8 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from medpfl._hydra import instantiate
 from medpfl.errors import ConfigurationError
+from medpfl.settings.build import instantiate
 
 GROUPS = ("dataset", "preprocess", "model", "federation", "threat", "defense", "noise", "metrics")
 # conf/paper holds primary configurations, which stand in no other's defaults.

@@ -25,7 +25,6 @@ from helpers import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medpfl._hydra import instantiate
 from medpfl.attacks import GradientMatching
 from medpfl.attacks.distances import Cosine
 from medpfl.attacks.labels import Known
@@ -41,6 +40,7 @@ from medpfl.optim.shared_rows import SharedRows
 from medpfl.round import Round
 from medpfl.runner import run
 from medpfl.seeding import generator
+from medpfl.settings.build import instantiate
 from medpfl.threat import ThreatModel
 from medpfl.types import DataSpec, Observation, ServerPayload
 

@@ -9,13 +9,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from medpfl._hydra import instantiate
 from medpfl.cli import conf_dir
 from medpfl.defenses import MedPFLLevel
 from medpfl.metrics.protocols import ALL_PROTOCOLS
 from medpfl.paper.product import expected_duration, shortened
 from medpfl.paper.reported import ROWS
 from medpfl.report.jobs import planned
+from medpfl.settings.build import instantiate
 
 PAPER = Path(conf_dir()) / "paper"
 PRODUCTS = sorted(path.stem for path in PAPER.glob("*.yaml"))

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Protocol
 import pytest
 from omegaconf import OmegaConf
 
-from medpfl._settings import check_settings
 from medpfl.errors import ConfigurationError
-from medpfl.ranges import Range
+from medpfl.settings.check import check_settings
+from medpfl.settings.ranges import Range
 
 
 class Part(Protocol):

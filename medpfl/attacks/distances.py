@@ -10,8 +10,8 @@ from typing import Annotated, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from medpfl._hints import checked
-from medpfl.ranges import Range
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
 
 
 class Distance(Protocol):

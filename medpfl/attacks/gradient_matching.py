@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from medpfl._hints import checked
 from medpfl.attacks.base import AttackContext, Work
 from medpfl.attacks.combinations import check_group, check_projections, choose
 from medpfl.attacks.compiled import Compiling
@@ -57,7 +56,8 @@ from medpfl.optim.capacity import bytes_of, check_row, memory_for_rows, rows_tha
 from medpfl.optim.feed import Feed, Renewed
 from medpfl.optim.projected import Projected
 from medpfl.optim.scheduler import CurvedObjective, Outcome, Row, Scheduler, Ticked
-from medpfl.ranges import Range, Tolerance, Weight
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range, Tolerance, Weight
 from medpfl.types import DataSpec, Observation, Reconstruction
 
 PartT = TypeVar("PartT")

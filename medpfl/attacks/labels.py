@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from medpfl._hints import checked
 from medpfl.errors import ConfigurationError
 from medpfl.models.structure import last_linear
-from medpfl.ranges import Range
 from medpfl.seeding import generator
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
 from medpfl.types import Observation
 
 

@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from medpfl._hints import checked
-from medpfl.ranges import Weight
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Weight
 from medpfl.types import DataSpec
 
 

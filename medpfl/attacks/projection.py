@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medpfl._hints import checked
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
-from medpfl.ranges import Range, Steps
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range, Steps
 from medpfl.types import DataSpec
 
 _CIFAR10_MEAN = (0.4914672, 0.4822617, 0.4467701)

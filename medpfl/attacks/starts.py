@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medpfl._hints import checked
-from medpfl.ranges import Range
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
 from medpfl.types import Observation
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from medpfl._hydra import instantiate
 from medpfl.attacks.matching import MatchingObjective, rows_at_once
 from medpfl.attacks.victim_rows import VictimRows
 from medpfl.bench.loop import ATTACKS
 from medpfl.bench.machine import show_note, show_table
 from medpfl.bench.plain import plain_closure
 from medpfl.bench.updates import Updates, compute_updates, dataset_overrides
+from medpfl.settings.build import instantiate
 from medpfl.types import Observation
 
 _COLUMNS = (

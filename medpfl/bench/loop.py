@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from medpfl._hydra import instantiate
 from medpfl.bench.compiling import CompileWatch
 from medpfl.bench.machine import show_note, show_table
 from medpfl.bench.plain import PlainResult, plain_attack
@@ -23,6 +22,7 @@ from medpfl.bench.updates import (
 )
 from medpfl.outcomes import Status
 from medpfl.seeding import generator
+from medpfl.settings.build import instantiate
 from medpfl.types import Observation, Reconstruction
 
 ATTACKS = ("dlg", "idlg", "cpl")

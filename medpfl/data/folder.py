@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import torch
 
-from medpfl._hints import checked
 from medpfl._paths import expanded, is_folder, looking, printable
 from medpfl.data.dataset import LoadedData, OnError
 from medpfl.data.files import checked_on_error, load_files
@@ -17,8 +16,9 @@ from medpfl.data.listing import FileList, class_folders, list_images
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.select import Selector
 from medpfl.errors import ConfigurationError, DataError
-from medpfl.ranges import Range
 from medpfl.seeding import generator
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
 
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 

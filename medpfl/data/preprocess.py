@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from medpfl._hints import checked
 from medpfl.data.images import with_channels
 from medpfl.errors import ConfigurationError
-from medpfl.ranges import Range
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
 
 ChannelValues = tuple[float, ...] | Literal["train"] | None
 Side = Annotated[int, Range(1, 1_000_000)]

@@ -12,9 +12,9 @@ from typing import Annotated, Literal, Protocol
 import torch
 from torch import Tensor
 
-from medpfl._hints import checked
 from medpfl.errors import ConfigurationError
-from medpfl.ranges import NO_NOISE, Range, Scale
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import NO_NOISE, Range, Scale
 
 # The smallest uniform kept: torch.rand can return 0, where the inverse CDF is minus infinity.
 _SMALLEST_UNIFORM = 2.0**-54

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from medpfl._hints import checked
 from medpfl.defenses.base import DefenseReport
 from medpfl.defenses.noise import Noise, NoNoise
 from medpfl.errors import ConfigurationError
+from medpfl.settings.hints import checked
 from medpfl.types import ClientUpdate
 
 

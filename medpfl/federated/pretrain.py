@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medpfl._hints import checked
-from medpfl.ranges import Range, Rate, Seed
 from medpfl.seeding import generator
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range, Rate, Seed
 from medpfl.types import DataSpec
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from typing import Annotated, Literal, Protocol
 import torch
 from torch import nn
 
-from medpfl._hints import checked
 from medpfl.errors import ConfigurationError
 from medpfl.federated.pretrain import Pretraining, TrainingImages
-from medpfl.ranges import Range, Seed
 from medpfl.seeding import generator
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range, Seed
 from medpfl.types import DataSpec, ServerPayload
 
 

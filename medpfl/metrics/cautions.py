@@ -124,4 +124,12 @@ def _unsolved(scores: Sequence[ImageScore], status: Status) -> int:
     return sum(s.status == status and not s.success for s in scores)
 
 
-_RULES: tuple[Rule, ...] = (_cut_short, _left_open, _at_rest, _lost, _merely_below, _vanishing, _few_images)
+_RULES: tuple[Rule, ...] = (
+    _cut_short,
+    _left_open,
+    _at_rest,
+    _lost,
+    _merely_below,
+    _vanishing,
+    _few_images,
+)

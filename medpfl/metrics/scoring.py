@@ -9,13 +9,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from medpfl._hints import checked
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import mse, psnr_db_of, ssim, ssim_per_image
 from medpfl.metrics.matching import match
 from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
 from medpfl.outcomes import Status
-from medpfl.ranges import Range
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
 from medpfl.types import DataSpec, ImageScore, Reconstruction, Trace, VictimBatch
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Protocol
 import torch
 from torch import nn
 
-from medpfl._hints import checked
-from medpfl.ranges import Range
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
 
 
 class Init(Protocol):

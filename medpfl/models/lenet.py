@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from medpfl._hints import checked
 from medpfl.models.base import NetworkFactory
 from medpfl.models.windows import Window, feature_size
+from medpfl.settings.hints import checked
 from medpfl.types import DataSpec
 
 _CONVOLUTION = Window(kernel=5)

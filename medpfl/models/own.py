@@ -11,12 +11,12 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from medpfl._hints import check_value, checked, hints_of
-from medpfl._hydra import instantiate
-from medpfl._settings import check_settings, target_of
 from medpfl.errors import ConfigurationError
 from medpfl.models.base import NetworkFactory
 from medpfl.models.init import DefaultInit, Init
+from medpfl.settings.build import instantiate
+from medpfl.settings.check import check_settings, target_of
+from medpfl.settings.hints import check_value, checked, hints_of
 from medpfl.types import DataSpec
 
 

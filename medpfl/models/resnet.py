@@ -10,11 +10,11 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from medpfl._hints import checked
 from medpfl.errors import ConfigurationError
 from medpfl.models.base import NetworkFactory
 from medpfl.models.weights import imagenet_resnet18, load_state, read_state
 from medpfl.models.windows import picture_size
+from medpfl.settings.hints import checked
 from medpfl.types import DataSpec
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from medpfl._hints import checked
 from medpfl.models.base import NetworkFactory
 from medpfl.models.windows import Window, feature_size
+from medpfl.settings.hints import checked
 from medpfl.types import DataSpec
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from medpfl._hints import checked
 from medpfl.optim.base import OUT_OF_STEPS, RowState, beginning, require
-from medpfl.ranges import Range, Rate, Steps
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range, Rate, Steps
 
 
 @dataclass

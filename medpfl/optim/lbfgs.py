@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from medpfl._hints import checked
 from medpfl.optim.base import CONVERGED, OUT_OF_STEPS, STALLED, RowState, beginning, require
 from medpfl.optim.line_search import WolfeSearch
 from medpfl.optim.memory import PairMemory
-from medpfl.ranges import Range, Rate, Steps, Tolerance
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range, Rate, Steps, Tolerance
 
 # torch.optim.LBFGS keeps a pair only where s.y exceeds this; scale-free, s.y / |s||y|.
 _CURVATURE_FLOOR = 1e-10

@@ -14,7 +14,6 @@ from typing import Annotated, Literal, Self
 import torch
 from torch import Tensor
 
-from medpfl._hints import checked
 from medpfl.optim.base import (
     CONVERGED,
     OUT_OF_STEPS,
@@ -26,7 +25,8 @@ from medpfl.optim.base import (
     require,
 )
 from medpfl.optim.damped import Multiply, conjugate_gradients, factorised
-from medpfl.ranges import Range, Steps, Tolerance
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range, Steps, Tolerance
 
 # H of a row takes 34 MB (CPU) and 1.2 GB (GPU) in float64 there. Conjugate gradients are faster a
 # step from some 500 unknowns on, but crawl where H is as good as singular, and that is where second

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from medpfl.outcomes import Status
 
-_ENDS = {
+_ENDS: Mapping[str, str] = {
     Status.CONVERGED: "matched the update",
     Status.STALLED: "came to rest elsewhere",
     Status.OUT_OF_STEPS: "ran out of steps",

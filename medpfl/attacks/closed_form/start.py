@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medpfl._hints import checked
 from medpfl.attacks.closed_form.feature_matching import match_features
 from medpfl.attacks.closed_form.features import layer_input
 from medpfl.attacks.closed_form.layerwise import ConvolutionInverse
 from medpfl.attacks.closed_form.trunk import Trunk, TrunkEquations, image_unknowns, match_trunk
 from medpfl.attacks.starts import Solution, Start
 from medpfl.models.sigmoid_cnn import SigmoidCNN
-from medpfl.ranges import Range
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
 from medpfl.types import DataSpec, Observation, ServerPayload
 
 # Unknowns of a layer up to which its normal matrix is factorised (4096^2 float64 are 128 MiB).

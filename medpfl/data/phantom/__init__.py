@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medpfl._hints import checked
 from medpfl.data.dataset import ImageSet, LoadedData, data_spec
 from medpfl.data.phantom import chest, head, skin
 from medpfl.data.phantom.canvas import Array, Random
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.select import Selector, class_counts_note
 from medpfl.errors import ConfigurationError
-from medpfl.ranges import Range
 from medpfl.seeding import generator
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
 
 __all__ = ["Phantom"]
 

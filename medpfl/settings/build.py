@@ -9,10 +9,10 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from medpfl._hints import wrong_value
-from medpfl._settings import check_settings
-from medpfl._slots import lacking, slot_words
 from medpfl.errors import ConfigurationError, MedpflError
+from medpfl.settings.check import check_settings
+from medpfl.settings.hints import wrong_value
+from medpfl.settings.slots import lacking, slot_words
 
 
 def instantiate(config: DictConfig, **filled_in: object) -> Any:

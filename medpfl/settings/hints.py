@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig
 
-from medpfl._slots import is_slot, lacking, slot_words
 from medpfl.errors import ConfigurationError
-from medpfl.ranges import Range
+from medpfl.settings.ranges import Range
+from medpfl.settings.slots import is_slot, lacking, slot_words
 
 ClassT = TypeVar("ClassT", bound=type)
 

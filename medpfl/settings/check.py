@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from medpfl._hints import check_value, hints_of, wrong_value
 from medpfl.errors import ConfigurationError
+from medpfl.settings.hints import check_value, hints_of, wrong_value
 
 # Keys that Hydra reads; these two would hand a part settings in place of other parts.
 _REFUSED = ("_recursive_", "_convert_")
