@@ -210,6 +210,28 @@ def test_refused_steps_raise_the_damping_and_leave_the_iterate() -> None:
     assert outcome.steps > 5
 
 
+class Torn(SumOfSquares):
+    """An objective whose curvature is not a number where a row's first value is negative."""
+
+    def curvature(self, z: Tensor, targets: Seen) -> Product:
+        whole = super().curvature(z, targets)
+        torn = torch.where(targets.values[:, :1] < 0, torch.nan, 1.0).unsqueeze(2)
+        return lambda vectors: whole(vectors) * torn
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_row_whose_linear_algebra_fails_ends_alone(monkeypatch, solver: str) -> None:
+    seen = torch.randn(3, 9, generator=seeded(4), dtype=torch.float64).abs()
+    starts = torch.zeros(3, 5, dtype=torch.float64)
+    alone = solve(straight, starts, seen, solver=solver)
+    monkeypatch.setattr(f"{__name__}.SumOfSquares", Torn)
+    torn = solve(straight, starts, seen * torch.tensor([[1.0], [-1.0], [1.0]]), solver=solver)
+    assert torn[1].status is Status.NON_FINITE
+    for row in (0, 2):
+        torch.testing.assert_close(torn[row].z, alone[row].z)
+        assert torn[row].status is alone[row].status
+
+
 def test_trial_points_that_overflow_are_refused() -> None:
     (outcome,) = solve(
         lambda z, seen: z.exp() - seen,

@@ -23,7 +23,7 @@ def factorised(
 
     Returns:
         The steps `(b, D)` and the dampings `(b,)` they took: raised tenfold as often as rounding
-        left a matrix indefinite.
+        left a matrix indefinite. A matrix that is not finite has a step that is not.
     """
     steps, taken = [], []
     for row, g, mu in zip(rows, gradient, damping, strict=True):
@@ -31,10 +31,11 @@ def factorised(
             matrix = hessians[row].clone()
             matrix.diagonal().add_(mu)
             factor, fault = torch.linalg.cholesky_ex(matrix)
-            if not bool(fault) or not bool(mu.isfinite()):
+            if not bool(fault) or not bool(matrix.isfinite().all()):
                 break
             mu = 10 * mu
-        steps.append(torch.cholesky_solve(-g.unsqueeze(1), factor).squeeze(1))
+        step = torch.cholesky_solve(-g.unsqueeze(1), factor).squeeze(1)
+        steps.append(torch.where(fault == 0, step, torch.nan))
         taken.append(mu)
     return torch.stack(steps), torch.stack(taken)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medpfl.optim.base import (
     CONVERGED,
+    NON_FINITE,
     OUT_OF_STEPS,
     STALLED,
     Curvature,
@@ -188,6 +189,9 @@ class LevenbergMarquardt:
             step = conjugate_gradients(
                 hessians, g, damping, tolerance=self.cg_tolerance, max_steps=self.cg_steps
             )
+        broken = torch.zeros_like(state.running)
+        broken[running] = ~step.isfinite().all(1)
+        state.finish(broken, NON_FINITE)
         state.damping[running] = damping
         state.promised[running] = (step * (damping.unsqueeze(1) * step - g)).sum(1) / 2
         state.z[running] = x + step
