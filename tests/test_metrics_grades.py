@@ -152,6 +152,8 @@ def test_each_caution_is_heard_where_it_holds_and_nowhere_else():
     assert not says("tiny", [*good, replace(failed, gradient_norm=0.0)])
     left_open = replace(failed, status="undetermined", determined=0.04)
     assert says("it determines 4 % of the unknowns (median)", [*good, left_open])
+    assert says("rounding of a float32", [*good, replace(left_open, closed_form=True)])
+    assert says("Lower attack.optimizer", [*good, replace(left_open, closed_form=False)])
     assert says("1 of 61 images came to rest", [*good, replace(failed, closed_form=False)])
     assert not says("came to rest", [*good, replace(failed, closed_form=None)])
     assert says("recognisable all the same", [*good, replace(failed, grade="recognisable")])

@@ -46,12 +46,15 @@ def _left_open(scores: Sequence[ImageScore]) -> str | None:
     count = _unsolved(scores, Status.UNDETERMINED)
     if not count:
         return None
-    shares = [s.determined for s in scores if s.status == Status.UNDETERMINED]
-    return (
+    left_open = [s for s in scores if s.status == Status.UNDETERMINED]
+    told = (
         f"{count} of {len(scores)} images fit their update and are not rebuilt: at the distance "
-        f"reached it determines {100 * median(shares):.0f} % of the unknowns (median). Lower "
-        "attack.optimizer.objective_below before reading this as safety"
+        f"reached it determines {100 * median(s.determined for s in left_open):.0f} % of the "
+        "unknowns (median)"
     )
+    if all(s.closed_form for s in left_open):
+        return f"{told}, as far as the rounding of a float32 client lets it; priors may know more"
+    return f"{told}. Lower attack.optimizer.objective_below before reading this as safety"
 
 
 def _at_rest(scores: Sequence[ImageScore]) -> str | None:
