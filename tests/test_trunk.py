@@ -132,6 +132,24 @@ def test_a_trunk_that_would_take_longer_than_a_search_is_left_alone() -> None:
     assert not trunk.suits(3072)
 
 
+class Single(nn.Module):
+    """Computes with a float32 constant, and returns tuples inside: no closed form, no fault."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(16, 8, batch_first=True)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        states, _ = self.memory(inputs.squeeze(1))
+        return self.last(states[:, -1].float() @ torch.eye(8))
+
+
+def test_a_network_that_does_not_run_in_float64_is_searched() -> None:
+    torch.manual_seed(0)
+    assert solved(Single()) == 0.0
+
+
 def test_too_few_equations_leave_the_image_undetermined() -> None:
     network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(4, 9), nn.Linear(9, 3))
     observation, _ = seen(sent(network))

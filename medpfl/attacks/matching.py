@@ -304,9 +304,9 @@ def activations(payload: ServerPayload, unknowns: Unknowns) -> int:
     """Return the number of entries, at least 1, that the layers put out for one row."""
     entries = 0
 
-    def count(module: nn.Module, inputs: object, output: Tensor) -> None:
+    def count(module: nn.Module, inputs: object, output: object) -> None:
         nonlocal entries
-        entries += output.numel()
+        entries += output.numel() if isinstance(output, Tensor) else 0
 
     leaves = [m for m in payload.model.modules() if not any(m.children())]
     hooks = [m.register_forward_hook(count) for m in leaves]

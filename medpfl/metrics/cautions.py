@@ -65,8 +65,8 @@ def _at_rest(scores: Sequence[ImageScore]) -> str | None:
         return None
     return (
         f"{count} of {len(scores)} images came to rest below the threshold, and no closed form was "
-        "found for them: a search that ends is no proof. Try attack=scale_free, another model "
-        "setting or more attack.restarts"
+        "found for them: a search that ends is no proof. More attack.restarts, or "
+        "attack=scale_free or second_order where this is another, may find them"
     )
 
 

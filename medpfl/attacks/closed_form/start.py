@@ -76,8 +76,10 @@ class ClosedForm:
             return None
         try:
             found = self._found(observation)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return None  # a network of zeros, say: nothing depends on the image
+        except RuntimeError:
+            # Of linear algebra, where nothing depends on the image (a network of zeros), or of a
+            # network of one's own that does not run in float64: the search can do without.
+            return None
         if found is None:
             return None
         image, residual, determined = found

@@ -71,7 +71,7 @@ class Trunk:
         """
         if payload.training and payload.buffers:
             return None
-        model = copy.deepcopy(payload.model).double().train(payload.training)
+        model = copy.deepcopy(payload.model).cpu().double().train(payload.training)
         ran, entries = _running_order(model, torch.zeros(1, *shape, dtype=torch.float64))
         linear = [name for name, module, _ in ran if isinstance(module, nn.Linear)]
         if not linear or linear.count(linear[0]) > 1:
@@ -110,11 +110,12 @@ def _running_order(
     ran: list[tuple[str, nn.Module, int]] = []
     entries = 0
 
-    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(name: str, module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         nonlocal entries
-        entries += output.numel()
+        entries += output.numel() if isinstance(output, Tensor) else 0
         if any(True for _ in module.parameters(recurse=False)):
-            ran.append((name, module, inputs[0].ndim))
+            first = inputs[0] if inputs else None
+            ran.append((name, module, first.ndim if isinstance(first, Tensor) else 0))
 
     leaves = [(n, m) for n, m in model.named_modules() if not any(m.children())]
     hooks = [m.register_forward_hook(partial(note, n)) for n, m in leaves]
