@@ -13,8 +13,9 @@ from records import assert_same_end, finished, rewrite, run_json, table
 from sessions import TINY, Stop, session, start
 
 import medpfl
+from medpfl import _atomic
 from medpfl.errors import ConfigurationError, DataError, MedpflError
-from medpfl.report import _atomic, _strict_json
+from medpfl.report import _strict_json
 from medpfl.resume import Request, run
 from medpfl.resume.run import resume_run
 

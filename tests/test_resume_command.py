@@ -12,9 +12,9 @@ from helpers import CONF
 from records import finished, logged, rewrite, run_json, table
 from sessions import TINY, Stop, command, start
 
+from medpfl import _atomic
 from medpfl.command.arguments import read_arguments
 from medpfl.errors import ConfigurationError
-from medpfl.report import _atomic
 from medpfl.resume import Request, read_request
 from medpfl.resume.launch import sweep_arguments
 

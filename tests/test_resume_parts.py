@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import finished, rewrite, run_json
 
+from medpfl import _atomic
 from medpfl.errors import ConfigurationError, MedpflError
-from medpfl.report import _atomic
 from medpfl.report.victim_file import load_victim, safe_name
 from medpfl.resume import Request
 from medpfl.resume.parts import check_parts, is_own

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Literal
 
+from medpfl._atomic import write_text
 from medpfl._paths import printable
-from medpfl.data.private_file import replace_private
 from medpfl.data.salt import read_salt
 from medpfl.errors import ConfigurationError, DataError
 
@@ -136,7 +136,7 @@ class Naming:
         for image_id, path in files.items():
             writer.writerow((image_id, printable(path.relative_to(dataset).as_posix())))
         try:
-            replace_private(dataset / ID_MAP, text.getvalue())
+            write_text(dataset / ID_MAP, text.getvalue())
         except OSError as error:
             raise DataError(
                 f"dataset.id_map=true: cannot write {ID_MAP} to {printable(dataset)} "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
+from medpfl._atomic import create_text
 from medpfl._paths import expanded, is_file, looking, printable
-from medpfl.data.private_file import create_private
 from medpfl.errors import DataError
 
 SHORTEST, LONGEST = 32, 4096
@@ -34,7 +35,8 @@ def read_salt(salt_file: str | None) -> bytes:
     with looking(f"{setting}: {printable(path)}"):
         if not is_file(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            create_private(path, f"{secrets.token_hex(32)}\n")
+            with suppress(FileExistsError):  # another process was first: its salt is the one
+                create_text(path, f"{secrets.token_hex(32)}\n")
     return _read(path, setting)
 
 

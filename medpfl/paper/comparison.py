@@ -10,11 +10,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from medpfl._atomic import write_text
 from medpfl.metrics.rates import wilson
 from medpfl.paper.dots import dot_plot
 from medpfl.paper.reported import ROWS, PaperRow
 from medpfl.paper.results import Estimate, JobResult, failures
-from medpfl.report._atomic import write_text
 from medpfl.report.console import make_console
 from medpfl.report.palette import ERROR_STYLE, WARNING_STYLE
 from medpfl.report.tables import format_number, format_percent, markdown_table

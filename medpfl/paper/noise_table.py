@@ -11,10 +11,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from medpfl._atomic import write_text
 from medpfl.paper.reported import DATASETS, LEVELS, ROWS, SINGLE_IMAGE, TABLE_III
 from medpfl.paper.results import JobResult, failures
 from medpfl.paper.snr import snr_figure
-from medpfl.report._atomic import write_text
 from medpfl.report.console import make_console
 from medpfl.report.palette import ERROR_STYLE, WARNING_STYLE
 from medpfl.report.tables import format_number, markdown_table

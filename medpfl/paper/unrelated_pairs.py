@@ -20,12 +20,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from medpfl._atomic import make_private_folder, write_text
 from medpfl.data import KaggleDataset, LoadedData, Preprocess
 from medpfl.data.pairs import unrelated_pairs
 from medpfl.errors import MedpflError
 from medpfl.metrics import ALL_PROTOCOLS, ssim
 from medpfl.paper.reported import DATASETS
-from medpfl.report._atomic import make_private_folder, write_text
 from medpfl.report.console import error as print_error
 from medpfl.report.console import make_console, paths
 from medpfl.report.figures import new_figure, save_both, write_head

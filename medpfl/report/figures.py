@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from torch import Tensor
 
+from medpfl._atomic import replacing
 from medpfl.outcomes import Grade
-from medpfl.report._atomic import replacing
 from medpfl.report.palette import FAILURE, GRID, INK, MUTED, PARTIAL, SUCCESS, SYNTHETIC_INK
 from medpfl.report.words import how_it_ended
 

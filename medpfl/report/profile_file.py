@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medpfl._atomic import write_text
 from medpfl.profiling import Profiler
-from medpfl.report._atomic import write_text
 from medpfl.report._strict_json import dumps
 
 

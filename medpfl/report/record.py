@@ -16,16 +16,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from medpfl.errors import MedpflError
-from medpfl.metrics.grades import Grading
-from medpfl.metrics.matching import match
-from medpfl.metrics.success import Summary, summarise
-from medpfl.report._atomic import (
+from medpfl._atomic import (
     make_private_folder,
     remove_temporaries,
     replacing,
     write_text,
 )
+from medpfl.errors import MedpflError
+from medpfl.metrics.grades import Grading
+from medpfl.metrics.matching import match
+from medpfl.metrics.success import Summary, summarise
 from medpfl.report.panels import draw_panels
 from medpfl.report.run_file import RunFile, RunStatus
 from medpfl.report.run_folder import held, occupied, resume_command, unwritable

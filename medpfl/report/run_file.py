@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from medpfl._atomic import create_text, write_text
 from medpfl.metrics.success import Summary
 from medpfl.report import _provenance, _strict_json
-from medpfl.report._atomic import create_text, write_text
 from medpfl.report.jobs import read_record
 
 RunStatus = Literal["running", "complete", "interrupted", "failed"]

@@ -6,8 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+from medpfl._atomic import hold
 from medpfl.errors import MedpflError
-from medpfl.report._atomic import hold
 
 
 def resume_command(folder: Path) -> str:
@@ -30,7 +30,7 @@ def check_free(folder: Path) -> None:
 
 
 def held(folder: Path) -> int | None:
-    """Lock a run's folder, as `medpfl.report._atomic.hold` does.
+    """Lock a run's folder, as `medpfl._atomic.hold` does.
 
     Raises:
         MedpflError: another process holds it.

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medpfl._atomic import write_text
 from medpfl.report import _strict_json
-from medpfl.report._atomic import write_text
 from medpfl.report.console import caution, make_console, paths
 from medpfl.report.console import error as print_error
 from medpfl.report.jobs import (

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medpfl._atomic import replacing
 from medpfl.errors import MedpflError
-from medpfl.report._atomic import replacing
 from medpfl.types import ImageScore, Trace
 
 _CLEAN_PIECE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")
