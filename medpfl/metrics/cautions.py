@@ -105,9 +105,9 @@ def _few_images(scores: Sequence[ImageScore]) -> str | None:
     low, high = wilson(sum(s.success for s in scores), n)
     if high - low <= WIDEST:
         return None
-    images = f"{n} image{'' if n == 1 else 's'}"
+    images = "1 image says" if n == 1 else f"{n} images say"
     return (
-        f"{images} say little: the success rate's interval spans {100 * (high - low):.0f} points. "
+        f"{images} little: the success rate's interval spans {100 * (high - low):.0f} points. "
         "Attack more (n_images) before comparing"
     )
 
