@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from medpfl import feasible
+from medpfl._near import did_you_mean
 from medpfl.attacks import Attack
 from medpfl.attacks.base import Particular
 from medpfl.data import LoadedData
@@ -46,7 +46,7 @@ _SLOTS: Mapping[str, Any] = {
     "attack": Attack,
 }
 _PLAIN: Mapping[str, Any] = {"n_images": int | None, "seed": Seed, "profile": bool}
-_KEYS = {*_SLOTS, *_PLAIN, "noise", "device"}
+_KEYS = (*_SLOTS, "noise", *_PLAIN, "device")
 # What conf/paper adds: rows of tables, read from the record, and how many images they take.
 _PAPER_KEYS = {"paper", "budget"}
 _REFERENCE = re.compile(r"\$\{(\w+)")
@@ -84,9 +84,8 @@ def check_keys(config: DictConfig) -> None:
 
 def unread(key: str) -> str:
     """Say that nothing reads a top-level key, and which one may have been meant."""
-    near = difflib.get_close_matches(key, _KEYS, n=1)
-    meant = f"did you mean {near[0]}?" if near else f"choose from {', '.join(sorted(_KEYS))}"
-    return f"{key}: nothing reads a setting of this name; {meant}"
+    meant = did_you_mean(key, _KEYS)
+    return f"{key}: nothing reads a setting of this name{meant} Choose from {', '.join(_KEYS)}"
 
 
 def build(config: DictConfig) -> Experiment:

@@ -265,7 +265,7 @@ def test_a_part_of_another_kind(slot: str, part: dict[str, object], words: str) 
     [
         ("datset", "datset: nothing reads a setting of this name; did you mean dataset?"),
         ("n_image", "did you mean n_images?"),
-        ("xyz", "choose from attack, dataset, defense, device"),
+        ("xyz", "name. Choose from dataset, preprocess, model, federation, threat"),
     ],
 )
 def test_keys_that_nothing_reads(key: str, words: str, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_keys_that_something_reads() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("median_filter.kernel=25", "median_filter.kernel=25: must be at most 21 for images with"),
+        ("median_filter.kernel=13", "median_filter.kernel=13: must be at most 11 for images with"),
         ("median_filter.kernel=4", "median_filter.kernel=4: must be odd"),
         ("box.statistics=cifar10", "cifar10 is for 3 channels, but the images have 1"),
     ],

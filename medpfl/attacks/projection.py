@@ -139,12 +139,12 @@ class MedianFilter:
             )
 
     def check(self, spec: DataSpec) -> None:
-        """Refuse a kernel that reaches beyond the reflection of the smallest side."""
+        """Refuse a kernel that is larger than the images."""
         side = min(spec.shape[1:])
-        if self.kernel // 2 >= side:
+        if self.kernel > side:
             raise ConfigurationError(
                 f"attack.projections.median_filter.kernel={self.kernel}: must be at most "
-                f"{2 * side - 1} for images with a side of {side} pixels"
+                f"{side - 1 + side % 2} for images with a side of {side} pixels"
             )
 
     def __call__(self, inputs_norm: Tensor, steps: Tensor, spec: DataSpec) -> Tensor:
