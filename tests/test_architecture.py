@@ -20,7 +20,8 @@ TRUTH = (
     "medpfl.metrics",
     "medpfl.report",
     "medpfl.runner",
-    "medpfl.round",
+    "medpfl.federated.simulation",
+    "medpfl.source",
     "medpfl.experiment",
 )
 LONGEST_FILE = 450
@@ -84,7 +85,7 @@ def test_the_attacker_cannot_reach_the_truth(name):
 
 def test_the_walk_would_find_the_truth():
     assert "medpfl.metrics.scoring" in reached("medpfl.runner")
-    assert "medpfl.federated.client" in reached("medpfl.round")
+    assert "medpfl.federated.client" in reached("medpfl.federated.simulation")
 
 
 @pytest.mark.parametrize("name", [n for n in PATHS if n.startswith("medpfl.data")])
