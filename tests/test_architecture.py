@@ -94,7 +94,17 @@ def test_data_know_no_attack(name):
     assert not [m for m in reached(name) if m.startswith(above)]
 
 
-HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "scipy", "skimage", "numpy", "PIL"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "skimage",
+    "sklearn",
+    "numpy",
+    "PIL",
+}
 # What a mistake on the command line needs: Hydra, and what is printed.
 LIGHT = ("medpfl.cli", "medpfl.command.main", "medpfl.callbacks", "medpfl.report.sweep")
 
