@@ -79,6 +79,15 @@ class LocalTraining:
         """What is sent; see `ClientUpdate`."""
         return "gradient" if self.algorithm == "fedsgd" else "delta"
 
+    def describe(self) -> str:
+        """Return what the client does in words."""
+        if self.algorithm == "fedsgd":
+            return "FedSGD: one gradient of all images"
+        batch = "all images at once" if self.batch_size is None else f"batches of {self.batch_size}"
+        momentum = f", momentum {self.momentum:g}" if self.momentum else ""
+        epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+        return f"FedAvg: {epochs} of {batch}, {self.optimizer} with lr {self.lr:g}{momentum}"
+
     def steps(self, images: int) -> int:
         """Return how many steps a client with so many images takes."""
         return self.epochs * -(-images // (self.batch_size or images))
