@@ -33,7 +33,7 @@ def make_plan(
         dataset=data.name,
         source=data.source,
         synthetic=data.synthetic,
-        model=type(experiment.factory).__name__,
+        model=getattr(experiment.factory, "label", type(experiment.factory).__name__),
         parameters=sum(p.numel() for p in payload.parameters.values()),
         defense=experiment.defense.name,
         noise=experiment.defense.describe(),
