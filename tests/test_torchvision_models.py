@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torchvision import models as torchvision_models
 from torchvision.ops import StochasticDepth
 
 from medpfl import feasible, runner
+from medpfl.compare.runs import read_run
 from medpfl.errors import ConfigurationError
 from medpfl.models import ResNet18, TorchvisionModel
 from medpfl.models.init import DefaultInit
@@ -257,6 +259,16 @@ def test_a_run_of_one_step(tmp_path):
     runner.run(config(*settings, "attack.trace_points=2"), tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert len(lines) == 2
+
+
+def test_plans_and_comparisons_call_networks_by_torchvisions_names(tmp_path):
+    model = {"_target_": "medpfl.models.TorchvisionModel", "name": "densenet121"}
+    record = {"status": "complete", "config": {"model": model}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "metrics.csv").write_text("image_id,ssim,success\na,0.5,False\n")
+    assert read_run(tmp_path).network == "densenet121"
+    assert factory("densenet121").label == "densenet121"
+    assert ResNet18(init=DefaultInit()).label == "ResNet18"
 
 
 def test_resnet_with_group_normalisation_has_no_statistics():
