@@ -26,12 +26,6 @@ TEXTS = {
     "grade": "exact",
     "grade_mean_image": "",
 }
-    "capture_id": "round-000/client-0",
-    "image_id": "a/1",
-    "status": "stalled",
-    "grade": "exact",
-    "grade_mean_image": "",
-}
 NUMBERS = {name: 1.0 for name in ImageScore.__dataclass_fields__ if name not in TEXTS}
 SCORE = ImageScore(**TEXTS, **NUMBERS)
 
