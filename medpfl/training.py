@@ -141,7 +141,7 @@ class Trained:
 
     Args:
         parameters: the weights after the last step.
-        moved: the sum of all steps, each divided by minus the learning rate: what the update says
+        moved: the mean of all steps, each divided by minus the learning rate: what the update says
             in the unit of a gradient. Of one SGD step, it is the gradient, to the bit.
     """
 
@@ -237,6 +237,8 @@ class UpdateMap:
             # As torch's optimisers have it, to the last bit.
             weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
             moved = {n: s if not moved else moved[n] + s for n, s in step.items()}
+        if self.steps > 1:
+            moved = {n: m / self.steps for n, m in moved.items()}
         return Trained(weights, moved)
 
 
