@@ -263,7 +263,8 @@ def test_a_run_of_one_step(tmp_path):
 
 def test_plans_and_comparisons_call_networks_by_torchvisions_names(tmp_path):
     model = {"_target_": "medpfl.models.TorchvisionModel", "name": "densenet121"}
-    record = {"status": "complete", "config": {"model": model}}
+    names = {"attack": {"name": "dlg"}, "dataset": {"name": "covid"}}
+    record = {"status": "complete", "config": {**names, "model": model}}
     (tmp_path / "run.json").write_text(json.dumps(record))
     (tmp_path / "metrics.csv").write_text("image_id,ssim,success\na,0.5,False\n")
     assert read_run(tmp_path).network == "densenet121"
