@@ -158,6 +158,12 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library says, as far as it can be printed."""
+    line = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line[:200])
+
+
 def parsed(content: bytes, place: str) -> Fields:
     """Return the object that strict JSON holds: no NaN, no name twice, no deep nesting.
 
@@ -170,9 +176,8 @@ def parsed(content: bytes, place: str) -> Fields:
         )
         _check_depth(value)
     except (ValueError, RecursionError) as error:
-        why = shown(str(error).splitlines()[0]).strip('"')
         raise DataError(
-            f"{place}: not readable as JSON ({why}). Take the capture again, or restore the file"
+            f"{place}: not readable as JSON ({first_line(error)}). Take the capture again, or restore the file"
         ) from error
     if not isinstance(value, dict):
         raise DataError(f"{place}: must hold names with values in braces, and holds {shown(value)}")

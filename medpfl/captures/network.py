@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from medpfl.captures.fields import shown
+from medpfl.captures.fields import first_line, is_text, shown
 from medpfl.captures.manifest import Manifest
 from medpfl.captures.tensors import as_float32
 from medpfl.errors import DataError, MedpflError
@@ -63,21 +64,32 @@ class Network:
         )
 
 
-def build_network(manifest: Manifest, place: str, trusted: Collection[str] = ()) -> Network:
+def build_network(
+    manifest: Manifest, place: str, trusted: Collection[str] = (), most: int | None = None
+) -> Network:
     """Build the network that a manifest names.
 
     Args:
         manifest: of the capture.
         place: the manifest, for messages.
         trusted: classes beside those of ``medpfl.models`` that may be built, ``my_package.Net``.
+        most: how many numbers it may hold, or None.
 
     Raises:
-        DataError: it cannot be built, or names a class that is not trusted.
+        DataError: it cannot be built, is larger, or names a class that is not trusted.
     """
     _check_reference(manifest.model, place, trusted)
     if str(manifest.model["_target_"]).startswith(_NETWORKS):
         with torch.device("meta"):  # no memory for a network that does not fit its own tensors
-            _check_sizes(_built(manifest, place), manifest, place)
+            sketch = _built(manifest, place)
+        _check_sizes(sketch, manifest, place)
+        numbers = sum(math.prod(shape) for shape in sketch.stored.values())
+        if most is not None and numbers > most:
+            raise DataError(
+                f"{place}: the network that it names holds {numbers:,} numbers, more than the file "
+                "of what the server sent: name the model, the shape and the classes that were "
+                "federated"
+            )
     network = _built(manifest, place)
     _check_sizes(network, manifest, place)
     return network
@@ -180,6 +192,8 @@ def _check_reference(group: Mapping[str, object], place: str, trusted: Collectio
                 "trust it"
             )
     for key, value in _leaves(group):
+        if not is_text(key) or (isinstance(value, str) and not is_text(value)):
+            raise DataError(f"{place}: model holds text that cannot be printed")
         if isinstance(value, str) and ("${" in value or value == "???"):
             raise DataError(f"{place}: model: {shown(value)}: write the value itself")
         if key == "weights" and value is not None:
@@ -225,9 +239,8 @@ def _built(manifest: Manifest, place: str) -> Network:
     except MedpflError as error:
         raise DataError(f"{place}: {error}") from error
     except _CANNOT_BUILD as error:
-        why = (str(error).splitlines() or [""])[0][:200]
         raise DataError(
-            f"{place}: model: the network cannot be built ({type(error).__name__}: {why}). Name "
+            f"{place}: model: the network cannot be built ({first_line(error)}). Name "
             "the model, the shape and the classes that were federated"
         ) from error
     stored = model.state_dict()

@@ -158,8 +158,8 @@ class _Shared:
         manifest = capture.manifest
         key = (manifest.files["model"].sha256, manifest.model, manifest.spec, manifest.mode)
         if self._sent is None or self._of != (key, capture.trusted):
-            network = build_network(manifest, capture.place, capture.trusted)
             content, place = capture._content("model")
+            network = build_network(manifest, capture.place, capture.trusted, len(content))
             payload = payload_of(manifest, network, tensors_in(content, place), place)
             self._of, self._sent = (key, capture.trusted), (network, payload)
         return self._sent

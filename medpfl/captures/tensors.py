@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from medpfl._paths import is_file, looking, printable
-from medpfl.captures.fields import is_text
+from medpfl.captures.fields import first_line, is_text
 from medpfl.captures.manifest import FileReference
 from medpfl.errors import DataError
 
@@ -110,9 +110,8 @@ def tensors_in(content: bytes, place: str) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(content)
     except _UNREADABLE as error:
-        why = str(error).splitlines() or [type(error).__name__]
         raise DataError(
-            f"{place}: not a readable {SUFFIX} file ({why[0][:200]}): {_AGAIN}"
+            f"{place}: not a readable {SUFFIX} file ({first_line(error)}): {_AGAIN}"
         ) from error
     check_numbers(tensors, place)
     return tensors
@@ -174,7 +173,7 @@ def plain(values: Mapping[str, Tensor | NDArray[np.generic]], place: str) -> dic
         try:
             result[str(name)] = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"{place}: {name} is no array of numbers ({error})") from error
+            raise DataError(f"{place}: {name} is no array of numbers ({first_line(error)})") from error
     check_numbers(result, place)
     return result
 
