@@ -13,7 +13,6 @@ from medpfl.attacks import AttackContext
 from medpfl.cli import conf_dir
 from medpfl.experiment import build
 from medpfl.metrics import summarise
-from medpfl.round import Round
 
 
 def main(settings: list[str]) -> None:
@@ -21,18 +20,16 @@ def main(settings: list[str]) -> None:
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         config = compose("config", overrides=["attack=scale_free", "n_images=3", *settings])
     experiment = build(config)  # every check is in here: what is wrong is said before any work
-    round_ = Round(experiment)
     context = AttackContext(seed=experiment.seed, device=experiment.device)
     mean_image = experiment.data.mean_image()
 
     scores = []
-    # The attack gets observations alone; the images behind them stay with the round, for scoring.
-    for found in experiment.attack.reconstruct(round_.observations(), context):
-        victim, facts = round_.pending.pop(found.victim_id)
-        scores += experiment.scorer.score(
-            victim, found, facts, mean_image, spec=experiment.data.spec
-        )
-        print(f"{found.victim_id:24s} SSIM {scores[-1].ssim:.3f}, {found.status}")
+    captures = {c.capture_id: c for c in experiment.source.captures()}
+    # The attack gets observations alone; the images behind them are for scoring.
+    observations = (capture.observation for capture in captures.values())
+    for found in experiment.attack.reconstruct(observations, context):
+        scores += experiment.scorer.judge(captures[found.capture_id], found, mean_image).scores
+        print(f"{found.capture_id:24s} SSIM {scores[-1].ssim:.3f}, {found.status}")
 
     s = summarise(scores)
     print(f"ASR {s.asr:.1%} [{s.asr_low:.1%}, {s.asr_high:.1%}] of {s.n} images")

@@ -21,7 +21,7 @@ from medpfl.data.preprocess import Preprocess
 from medpfl.defenses import Defense
 from medpfl.device import pick_device
 from medpfl.errors import ConfigurationError, MedpflError
-from medpfl.federated import Federation
+from medpfl.federated import Federation, Simulation
 from medpfl.metrics import Scorer
 from medpfl.metrics.image_quality import check_window
 from medpfl.models import ModelFactory
@@ -30,6 +30,7 @@ from medpfl.profiling import UNPROFILED, Profiler, RunProfiler
 from medpfl.settings.build import group_at, instantiate, require_kind
 from medpfl.settings.hints import check_value
 from medpfl.settings.ranges import Seed
+from medpfl.source import CaptureSource
 from medpfl.threat import ThreatModel
 from medpfl.trial import FAULTS, try_network
 from medpfl.types import DataSpec
@@ -52,7 +53,7 @@ _PAPER_KEYS = {"paper", "budget"}
 _REFERENCE = re.compile(r"\$\{(\w+)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """The parts of one run, before anything heavy has happened."""
 
@@ -63,6 +64,7 @@ class Experiment:
     defense: Defense
     attack: Attack
     scorer: Scorer
+    source: CaptureSource
     seed: int
     device: torch.device
     profiler: Profiler = UNPROFILED
@@ -119,8 +121,27 @@ def build(config: DictConfig) -> Experiment:
         training=federation.mode == "train",
         thoroughly=not _is_ours(factory),
     )
+    source = Simulation(
+        data=data,
+        factory=factory,
+        federation=federation,
+        threat=threat,
+        defense=defense,
+        seed=config.seed,
+        device=device,
+    )
     return Experiment(
-        data, factory, federation, threat, defense, attack, scorer, config.seed, device, profiler
+        data=data,
+        factory=factory,
+        federation=federation,
+        threat=threat,
+        defense=defense,
+        attack=attack,
+        scorer=scorer,
+        source=source,
+        seed=config.seed,
+        device=device,
+        profiler=profiler,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from medpfl.attacks import AttackContext
 from medpfl.attacks.base import Work
 from medpfl.experiment import Experiment, build, check_keys
-from medpfl.metrics import Grading, Summary, calibrate, line_up_size, ssim_over_steps
+from medpfl.metrics import Grading, Summary, calibrate, line_up_size
 from medpfl.report.console import announce, progress
 from medpfl.report.duration import longest_time
 from medpfl.report.ending import draw, say_how_it_ended, say_interrupted
@@ -20,7 +20,8 @@ from medpfl.report.forecast import Forecast
 from medpfl.report.plan import describe_device, make_plan
 from medpfl.report.profile_file import write_profile
 from medpfl.report.record import RunRecord
-from medpfl.round import Round
+from medpfl.resume.finished import finished
+from medpfl.types import Capture, Observation
 
 
 def run(config: DictConfig, folder: Path, *, overrides: Sequence[str] = ()) -> Summary:
@@ -93,38 +94,47 @@ def _closing(record: RunRecord) -> Iterator[None]:
 
 
 def attack(experiment: Experiment, record: RunRecord) -> None:
-    """Attack every victim of the round that is not on record, and put it there as it finishes."""
-    e, round_ = experiment, Round(experiment)
-    announce(make_plan(e, round_, record.folder, duration=longest_time(e, round_)))
-    record.plan(round_.image_ids)
-    round_.leave_out(record.victims())
+    """Attack every capture that is not on record, and put it there as it finishes."""
+    e, source = experiment, experiment.source
+    announce(make_plan(e, record.folder, duration=longest_time(e)))
+    record.plan(source.plan)
+    on_record = finished(source, record.victims())
     mean_image = e.data.mean_image()
     record.grading = grading = grading_of(e)
+    waiting: dict[str, Capture] = {}
+    left = [p for p in source.plan if p.capture_id not in on_record]
     before, successes = len(record.scores), 0
-    images = len(round_.image_ids) - before
-    forecast = Forecast(images // e.federation.batch_size)
-    with progress(images) as shown:
+    forecast = Forecast(len(left))
+    with progress(sum(len(p.image_ids) for p in left)) as shown:
 
         def follow(work: Work) -> None:
             forecast.follow(work)
             shown.pulse(forecast.where(), forecast.seconds_left())
 
         context = AttackContext(seed=e.seed, device=e.device, progress=follow, profiler=e.profiler)
-        observations = e.profiler.drawn("client", round_.observations())
-        for reconstruction in e.attack.reconstruct(observations, context):
-            victim, facts = round_.pending.pop(reconstruction.victim_id)
+        captures = e.profiler.drawn("client", source.captures(on_record))
+        for reconstruction in e.attack.reconstruct(observed(captures, waiting), context):
+            capture = waiting.pop(reconstruction.capture_id)
             with e.profiler.phase("scoring"):
-                scores = e.scorer.score(
-                    victim, reconstruction, facts, mean_image, spec=e.data.spec, grading=grading
-                )
-                trace = reconstruction.trace
-                ssim_trace = None if trace is None else ssim_over_steps(victim, trace)
+                judgement = e.scorer.judge(capture, reconstruction, mean_image, grading=grading)
             with e.profiler.phase("writing"):
-                record.add(victim, reconstruction, scores, ssim_trace)
-            successes += sum(score.success for score in scores)
+                record.add(capture, reconstruction, judgement)
+            successes += sum(score.success for score in judgement.scores)
             if reconstruction.evaluations == 0:
                 forecast.leave_out()
             shown.update(len(record.scores) - before, successes, forecast.seconds_left())
+
+
+def observed(captures: Iterable[Capture], waiting: dict[str, Capture]) -> Iterator[Observation]:
+    """Pass on what the attacker sees of each capture; the rest waits for the reconstruction.
+
+    Args:
+        captures: as they are made.
+        waiting: where captures are put, by id.
+    """
+    for capture in captures:
+        waiting[capture.capture_id] = capture
+        yield capture.observation
 
 
 def grading_of(experiment: Experiment) -> Grading:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from medpfl.errors import ConfigurationError, MedpflError, ThreatModelError
-from medpfl.types import ClientUpdate, DataSpec, LocalTraining, Observation, ServerPayload
+from medpfl.training import LocalTraining
+from medpfl.types import ClientUpdate, DataSpec, Observation, ServerPayload
 
 CAPABILITIES = {
     "num_examples": "how many images are behind the update",
     "labels": "the images' labels",
     "local_training": "how the client computed its update",
+    "local_order": "in which order the client took its images",
     "buffers": "the BatchNorm statistics that the client sends along",
 }
 
@@ -64,29 +66,33 @@ class ThreatModel:
     def observe(
         self,
         *,
-        victim_id: str,
+        capture_id: str,
         payload: ServerPayload,
         update: ClientUpdate,
         spec: DataSpec,
-        local_training: LocalTraining,
     ) -> Observation:
         """Return what the attacker sees of an update: the granted part, nothing more.
 
         Raises:
             MedpflError: the update is not one of the network that was sent.
         """
-        _check_fit(update, payload, victim_id)
+        _check_fit(update, payload, capture_id)
         return Observation(
-            victim_id=victim_id,
+            capture_id=capture_id,
             payload=payload,
             tensors=update.tensors,
             kind=update.kind,
             spec=spec,
             num_examples=update.num_examples if "num_examples" in self.knows else None,
             labels=update.labels if "labels" in self.knows else None,
-            local_training=local_training if "local_training" in self.knows else None,
+            local_training=self._known_training(update.local_training),
             buffers=update.buffers if "buffers" in self.knows else None,
         )
+
+    def _known_training(self, training: LocalTraining | None) -> LocalTraining | None:
+        if training is None or "local_training" not in self.knows:
+            return None
+        return training if "local_order" in self.knows else replace(training, order=None)
 
     def describe(self) -> tuple[str, ...]:
         """Return the threat model in lines for people."""
@@ -99,7 +105,7 @@ class ThreatModel:
         )
 
 
-def _check_fit(update: ClientUpdate, payload: ServerPayload, victim_id: str) -> None:
+def _check_fit(update: ClientUpdate, payload: ServerPayload, capture_id: str) -> None:
     """Refuse an update whose tensors are not those of the network, name by name."""
     sent = {name: tuple(p.shape) for name, p in payload.parameters.items()}
     came = {name: tuple(t.shape) for name, t in update.tensors.items()}
@@ -109,6 +115,6 @@ def _check_fit(update: ClientUpdate, payload: ServerPayload, victim_id: str) -> 
     faults = [f"{n}: sent {sent.get(n, 'none')}, came back {came.get(n, 'none')}" for n in names]
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
     raise MedpflError(
-        f"the update of {victim_id} does not fit the network that the client was sent "
+        f"the update of {capture_id} does not fit the network that the client was sent "
         f"({'; '.join(faults[:3])}{more}). Client and server must use the same model settings."
     )

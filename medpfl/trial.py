@@ -11,6 +11,7 @@ from medpfl.attacks.distances import SquaredError
 from medpfl.attacks.matching import MatchingObjective, Targets
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
+from medpfl.training import UpdateMap
 from medpfl.types import DataSpec, ServerPayload
 
 # What code that nobody of medpfl wrote may raise on inputs that it does not expect.
@@ -128,6 +129,7 @@ def _try_attack(payload: ServerPayload, spec: DataSpec, batch_size: int, outputs
     try:
         objective = MatchingObjective(
             payload=payload,
+            update=UpdateMap(),
             unknowns=unknowns,
             distance=SquaredError(),
             dtype=torch.float32,

@@ -1,6 +1,6 @@
-"""The dataclasses that flow from the victims to the record, one way.
+"""The dataclasses that flow from the clients to the record, one way.
 
-Letters used in shapes: V victims, R restarts, B = rows side by side, N images in a victim,
+Letters used in shapes: R restarts, B = rows side by side, N images behind an update,
 C channels, ``*S`` spatial sizes (``(H, W)`` or ``(D, H, W)``), K classes, P_i a parameter's shape.
 Images are in [0, 1] at every interface; names ending in ``_norm`` are in the client's input space,
 ``(x - mean) / std``.
@@ -8,15 +8,20 @@ Images are in [0, 1] at every interface; names ending in ``_norm`` are in the cl
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from medpfl.outcomes import Status
+from medpfl.training import Forward, LocalTraining, forward_of
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
-class VictimBatch:
+class Truth:
     """Ground truth: the images behind one update. Never reaches the attacker.
 
     Args:
@@ -71,7 +76,7 @@ class ServerPayload:
     """What the server sends to a client at the start of a round.
 
     Args:
-        model: the architecture, used statelessly through ``torch.func.functional_call``.
+        model: the architecture; its own parameters, statistics and mode are nobody's business.
         parameters: `{name: P_i}`, float32.
         buffers: `{name: shape}`; empty for networks without buffers.
         training: the mode in which the client runs the network (True: train, False: eval).
@@ -82,16 +87,40 @@ class ServerPayload:
     buffers: Mapping[str, Tensor]
     training: bool
 
+    def network(self, *, training: bool | None = None) -> nn.Module:
+        """Return the architecture in a mode, without parameters and buffers of its own.
 
-@dataclass(frozen=True)
-class LocalTraining:
-    """How the client computed its update.
+        For ``torch.func.functional_call``: whoever calls it brings both. BatchNorm does not update
+        the statistics that it is given.
 
-    Args:
-        algorithm: ``fedsgd``: one gradient of the mean cross-entropy.
+        Args:
+            training: the mode; the client's where None.
+        """
+        return self._networks[self.training if training is None else training]
+
+    def forward(self, *, training: bool | None = None) -> Forward:
+        """Return the network as a function of parameters and images, with these buffers."""
+        return forward_of(self.network(training=training), self.buffers)
+
+    @cached_property
+    def _networks(self) -> dict[bool, nn.Module]:
+        return {mode: _hollow(self.model).train(mode) for mode in (False, True)}
+
+
+def _hollow(model: nn.Module) -> nn.Module:
+    """Copy a network without its numbers, and without BatchNorm's updates of its statistics.
+
+    In train mode these updates do not enter the gradient, and ``vmap`` cannot make them in place.
+    In eval mode the network goes on using the statistics that it is given.
     """
-
-    algorithm: Literal["fedsgd"] = "fedsgd"
+    empty: dict[int, Tensor] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+    for p in model.parameters():
+        empty[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+    hollow = copy.deepcopy(model, dict(empty))
+    for module in hollow.modules():
+        if isinstance(module, _NORMS):
+            module.track_running_stats = False
+    return hollow
 
 
 @dataclass(frozen=True)
@@ -102,6 +131,8 @@ class ClientUpdate:
         kind: ``gradient`` (FedSGD) or ``delta`` (weights after minus before local training).
         tensors: `{name: P_i}`, float32.
         num_examples: N.
+        local_training: how it was computed, the order of the images included, or None where not
+            even whoever captured it knows.
         buffers: the client's buffers after training, or None where it keeps them.
         labels: `(N,)`; only a threat model that grants labels lets them through.
     """
@@ -109,6 +140,7 @@ class ClientUpdate:
     kind: Literal["gradient", "delta"]
     tensors: Mapping[str, Tensor]
     num_examples: int
+    local_training: LocalTraining | None = None
     buffers: Mapping[str, Tensor] | None = None
     labels: Tensor | None = None
 
@@ -118,18 +150,20 @@ class Observation:
     """Everything the attacker has; made by ``ThreatModel.observe`` alone.
 
     Args:
-        victim_id: a name for the update; seeds the attacker's random streams.
+        capture_id: a name for the update that says nothing of its images, ``round-005/client-2``;
+            seeds the attacker's random streams.
         payload: what the server sent.
-        tensors: the update, `{name: P_i}`.
+        tensors: the update, `{name: P_i}`; only the captured parameters where not all are.
         kind: as in `ClientUpdate`.
         spec: shape, classes and normalisation of the data.
         num_examples: N, or None where withheld.
         labels: `(N,)`, or None where withheld.
-        local_training: how the update was computed, or None where withheld.
+        local_training: how the update was computed, or None where withheld; its order is None
+            where only that is.
         buffers: the client's buffers after training, or None where withheld or not sent.
     """
 
-    victim_id: str
+    capture_id: str
     payload: ServerPayload
     tensors: Mapping[str, Tensor]
     kind: Literal["gradient", "delta"]
@@ -138,6 +172,49 @@ class Observation:
     labels: Tensor | None
     local_training: LocalTraining | None
     buffers: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class UpdateFacts:
+    """What the client's side knows about one update; it explains a score and never the attack.
+
+    Args:
+        gradient_norm: Euclidean norm of the update before any defense, not negative, in the unit
+            of a gradient (a delta over the learning rate).
+        true_probability: `(N,)`: the probability that the network, as it was sent, gives each
+            image's true class.
+        noise_scale: scale of the noise that a defense added, or None.
+        snr_db: update against noise, or None without noise.
+    """
+
+    gradient_norm: float
+    true_probability: Tensor
+    noise_scale: float | None = None
+    snr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One attacked update: what the attacker sees, and beside it what it is judged by.
+
+    Args:
+        observation: all that the attack gets; names the capture.
+        truth: the images behind it, or None where nobody knows them.
+        facts: what the client's side knows, or None.
+        round: rounds that the global model was trained for, counted from 0.
+        client: number of the client, counted from 0.
+    """
+
+    observation: Observation
+    truth: Truth | None
+    facts: UpdateFacts | None
+    round: int
+    client: int
+
+    @property
+    def capture_id(self) -> str:
+        """The observation's."""
+        return self.observation.capture_id
 
 
 @dataclass(frozen=True)
@@ -157,17 +234,17 @@ class Trace:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What the attacker hands in for one victim.
+    """What the attacker hands in for one update.
 
     Args:
-        victim_id: the observation's.
+        capture_id: the observation's.
         inputs: `(N, C, *S)` in [0, 1], float32, finite.
         labels: `(N,)` int64: inferred, jointly optimised, or as granted.
         objective: final objective value of the chosen row; NaN where nothing was computed.
         status: why the row ended.
         steps: optimiser steps taken.
         evaluations: evaluations of the objective and its gradient.
-        seconds: this victim's share of the wall time of the rows it ran beside.
+        seconds: this update's share of the wall time of the rows it ran beside.
         trace: None where none was asked for.
         closed_form: whether the image was computed from the update before any search.
         unknowns: D, what was searched for: pixels, and label scores where these are unknown.
@@ -175,7 +252,7 @@ class Reconstruction:
             `medpfl.attacks.determination`; NaN where that was not asked.
     """
 
-    victim_id: str
+    capture_id: str
     inputs: Tensor
     labels: Tensor
     objective: float
@@ -197,6 +274,9 @@ class ImageScore:
     records can be read.
     """
 
+    capture_id: str
+    round: int
+    client: int
     image_id: str
     label: int
     label_inferred: int

@@ -14,12 +14,19 @@ from torch import Tensor, nn
 
 from medpfl.attacks import AttackContext
 from medpfl.experiment import Experiment, build
-from medpfl.federated import FedSGDClient
+from medpfl.federated import Client
 from medpfl.models import CPLCNN, DLGCNN, IDLGCNN, LeNet, ResNet18
 from medpfl.models.base import NetworkFactory
 from medpfl.models.init import DefaultInit, UniformInit
 from medpfl.threat import ThreatModel
-from medpfl.types import DataSpec, Observation, ServerPayload, VictimBatch
+from medpfl.types import (
+    Capture,
+    DataSpec,
+    Observation,
+    ServerPayload,
+    Truth,
+    UpdateFacts,
+)
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -91,35 +98,43 @@ def sent(model: nn.Module, *, training: bool = False) -> ServerPayload:
 
 
 def victim_of(
-    spec: DataSpec, labels: Sequence[int], *, seed: int = 0, victim_id: str = "v"
-) -> VictimBatch:
+    spec: DataSpec, labels: Sequence[int], *, seed: int = 0, capture_id: str = "v"
+) -> Truth:
     """Draw N images with the given labels."""
     inputs = torch.rand((len(labels), *spec.shape), generator=seeded(seed))
-    ids = tuple(f"{victim_id}/{n}" for n in range(len(labels)))
-    return VictimBatch(inputs=inputs, labels=torch.tensor(labels), ids=ids)
+    ids = tuple(f"{capture_id}/{n}" for n in range(len(labels)))
+    return Truth(inputs=inputs, labels=torch.tensor(labels), ids=ids)
 
 
 def observe(
     payload: ServerPayload,
     spec: DataSpec,
-    victim: VictimBatch,
+    victim: Truth,
     *,
-    victim_id: str = "v",
+    capture_id: str = "v",
     knows: Sequence[str] = ("num_examples", "labels"),
     tensors: dict[str, Tensor] | None = None,
 ) -> Observation:
     """Return what the attacker sees of a victim's own update, or of the one given."""
-    update, _ = FedSGDClient(spec=spec, device=CPU).update(victim, payload)
+    update, _ = Client(spec=spec, device=CPU).update(victim, payload)
     seen = ThreatModel(knows=list(knows)).observe(
-        victim_id=victim_id,
+        capture_id=capture_id,
         payload=payload,
         update=update,
         spec=spec,
-        local_training=FedSGDClient.local_training,
     )
     if tensors is None:
         return seen
     return Observation(**{**vars(seen), "tensors": tensors})
+
+
+def capture_of(
+    truth: Truth, facts: UpdateFacts, spec: DataSpec, *, capture_id: str = "round-000/client-0"
+) -> Capture:
+    """Return a capture for a scorer, which never looks at the update."""
+    payload = ServerPayload(nn.Identity(), {}, {}, training=False)
+    seen = Observation(capture_id, payload, {}, "gradient", spec, len(truth.ids), None, None)
+    return Capture(seen, truth, facts, round=0, client=0)
 
 
 def context(seed: int = 0) -> AttackContext:

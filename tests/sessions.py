@@ -16,7 +16,7 @@ import torch
 from helpers import CONF, config
 
 from medpfl import cli, runner
-from medpfl.federated import FedSGDClient
+from medpfl.federated import Client
 from medpfl.resume import Request
 from medpfl.resume.run import resume_run
 
@@ -95,21 +95,21 @@ def _prepare(output: Path, log: Path, stop: Stop | None) -> None:
     sys.stdout = sys.stderr = output.open("w")
     _log_updates(log)
     if stop is not None:
-        owners = {"update": FedSGDClient, "open": zipfile.ZipFile}
+        owners = {"update": Client, "open": zipfile.ZipFile}
         owner: Any = owners.get(stop.call, os)
         setattr(owner, stop.call, _stopping(getattr(owner, stop.call), stop))
 
 
 def _log_updates(log: Path) -> None:
     """Append a line for every update that a client computes."""
-    update = FedSGDClient.update
+    update = Client.update
 
-    def logged(self: FedSGDClient, victim: Any, payload: Any) -> Any:
+    def logged(self: Client, victim: Any, payload: Any, order: Any) -> Any:
         with log.open("a") as file:
             file.write(f"{victim.ids[0]}\n")
-        return update(self, victim, payload)
+        return update(self, victim, payload, order)
 
-    FedSGDClient.update = logged  # type: ignore[method-assign]
+    Client.update = logged  # type: ignore[method-assign]
 
 
 def _stopping(function: Callable[..., Any], stop: Stop) -> Callable[..., Any]:

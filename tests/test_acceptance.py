@@ -10,7 +10,6 @@ import pytest
 from helpers import config, experiment, sample_images
 
 from medpfl.metrics.rates import is_zero_gradient
-from medpfl.round import Round
 from medpfl.runner import run
 
 pytestmark = pytest.mark.real_data
@@ -33,10 +32,9 @@ def sample(dataset: str) -> list[str]:
 def test_the_share_of_images_without_a_gradient(dataset):
     """The ceiling of the success rate, from the clients' updates alone: nothing is attacked."""
     parts = experiment("attack=cpl", *sample(dataset))
-    round_ = Round(parts)
     norms = []
-    for observation in round_.observations():
-        _, facts = round_.pending.pop(observation.victim_id)
+    for capture in parts.source.captures():
+        facts = capture.facts
         norms.append(facts.gradient_norm)
         saturated = float(facts.true_probability[0]) == 1
         assert is_zero_gradient(facts.gradient_norm) == saturated

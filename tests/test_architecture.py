@@ -20,7 +20,8 @@ TRUTH = (
     "medpfl.metrics",
     "medpfl.report",
     "medpfl.runner",
-    "medpfl.round",
+    "medpfl.federated.simulation",
+    "medpfl.source",
     "medpfl.experiment",
 )
 LONGEST_FILE = 450
@@ -84,7 +85,7 @@ def test_the_attacker_cannot_reach_the_truth(name):
 
 def test_the_walk_would_find_the_truth():
     assert "medpfl.metrics.scoring" in reached("medpfl.runner")
-    assert "medpfl.federated.client" in reached("medpfl.round")
+    assert "medpfl.federated.client" in reached("medpfl.federated.simulation")
 
 
 @pytest.mark.parametrize("name", [n for n in PATHS if n.startswith("medpfl.data")])
@@ -93,7 +94,17 @@ def test_data_know_no_attack(name):
     assert not [m for m in reached(name) if m.startswith(above)]
 
 
-HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "scipy", "skimage", "numpy", "PIL"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "skimage",
+    "sklearn",
+    "numpy",
+    "PIL",
+}
 # What a mistake on the command line needs: Hydra, and what is printed.
 LIGHT = ("medpfl.cli", "medpfl.command.main", "medpfl.callbacks", "medpfl.report.sweep")
 

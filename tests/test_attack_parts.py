@@ -18,7 +18,6 @@ from medpfl.attacks.labels import Joint, Known, SmallestRow
 from medpfl.attacks.starts import Normal, PatchTiled, Smooth
 from medpfl.errors import ConfigurationError, ThreatModelError
 from medpfl.optim import LBFGS
-from medpfl.round import Round
 
 SPEC = spec_of(3, 16, 16, num_classes=4)
 OBSERVATION = observe(payload_of("dlg_cnn", SPEC), SPEC, victim_of(SPEC, [1]))
@@ -78,10 +77,9 @@ def test_normal_is_the_generators_own_normal():
 @pytest.mark.parametrize("attack", ["attack=cpl", "attack=dlg", "attack=idlg"])
 def test_smallest_row_is_right_on_every_phantom_image_with_a_gradient(attack):
     parts = experiment(attack, "dataset.stride=1", "dataset.per_class=4")
-    round_ = Round(parts)
     seen = 0
-    for observation in round_.observations():
-        victim, facts = round_.pending.pop(observation.victim_id)
+    for capture in parts.source.captures():
+        observation, victim, facts = capture.observation, capture.truth, capture.facts
         if facts.gradient_norm > 0:
             assert torch.equal(SmallestRow().labels(observation), victim.labels)
             seen += 1

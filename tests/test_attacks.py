@@ -29,7 +29,7 @@ from medpfl.metrics.image_quality import ssim
 from medpfl.optim import LBFGS
 from medpfl.optim.lbfgs import LBFGSState
 from medpfl.outcomes import Status
-from medpfl.round import Round
+from medpfl.runner import observed
 from medpfl.seeding import generator
 from medpfl.settings.build import instantiate
 from medpfl.types import Observation, Reconstruction
@@ -74,7 +74,7 @@ def observations_of(count: int = 3, *, shared: bool = True) -> list[Observation]
             one if shared else payload_of("dlg_cnn", SPEC, seed=number),
             SPEC,
             victim_of(SPEC, [number % 4], seed=number),
-            victim_id="abcdefgh"[number],
+            capture_id="abcdefgh"[number],
         )
         for number in range(count)
     ]
@@ -90,8 +90,8 @@ def reconstruct(
     attack: GradientMatching, observations: Sequence[Observation], *, seed: int = 0
 ) -> dict[str, Reconstruction]:
     found = list(attack.reconstruct(iter(observations), context(seed)))
-    assert sorted(r.victim_id for r in found) == sorted(o.victim_id for o in observations)
-    return {r.victim_id: r for r in found}
+    assert sorted(r.capture_id for r in found) == sorted(o.capture_id for o in observations)
+    return {r.capture_id: r for r in found}
 
 
 def assert_same(a: Reconstruction, b: Reconstruction, *, rtol: float = 1e-9) -> None:
@@ -106,7 +106,7 @@ def assert_same(a: Reconstruction, b: Reconstruction, *, rtol: float = 1e-9) -> 
 
 def loop_over_torch(observation: Observation, *, steps: int, max_iter: int) -> list[Tensor]:
     """Return the points `(D,)` that torch's L-BFGS visits in DLG, less those it visits again."""
-    stream = generator(0, "start", observation.victim_id, 0)
+    stream = generator(0, "start", observation.capture_id, 0)
     image = torch.randn((1, *SPEC.shape), generator=stream).double().requires_grad_()
     scores = torch.randn(1, SPEC.num_classes, generator=stream).double().requires_grad_()
     model = payload_of("dlg_cnn", SPEC).model.double()
@@ -143,7 +143,7 @@ def test_batched_dlg_follows_a_plain_loop_over_torch():
         # the result is the attacker's choice: the visited point of lowest objective
         best = min(range(len(mine)), key=lambda i: float(watched.values[i][row]))
         pixels = reference[best][: math.prod(SPEC.shape)].reshape(1, *SPEC.shape)
-        handed_in = found[observation.victim_id]
+        handed_in = found[observation.capture_id]
         torch.testing.assert_close(
             handed_in.inputs, pixels.float().clamp(0, 1), rtol=1e-6, atol=1e-6
         )
@@ -160,8 +160,8 @@ def test_a_result_does_not_depend_on_the_company(shared):
     together = reconstruct(attack_of(rows=64), observations)
     assert_same(reconstruct(attack_of(), observations[2:3])["c"], together["c"])
     in_pairs = reconstruct(attack_of(rows=2), list(reversed(observations)))
-    for victim_id, reconstruction in together.items():
-        assert_same(in_pairs[victim_id], reconstruction)
+    for capture_id, reconstruction in together.items():
+        assert_same(in_pairs[capture_id], reconstruction)
 
 
 def test_starts_follow_from_seed_victim_and_restart_alone():
@@ -189,9 +189,9 @@ def test_of_several_restarts_the_lowest_objective_is_handed_in(rows):
             reconstruct(attack_of(start=Given(z), labels=Known()), [observation])
             for z in watched.starts[3 * place : 3 * place + 3]
         ]
-        restarts = [r[observation.victim_id] for r in alone]
+        restarts = [r[observation.capture_id] for r in alone]
         best = min(restarts, key=lambda r: r.objective)
-        handed_in = found[observation.victim_id]
+        handed_in = found[observation.capture_id]
         assert handed_in.evaluations == sum(r.evaluations for r in restarts)
         assert_same(replace(handed_in, evaluations=best.evaluations), best)
 
@@ -240,14 +240,14 @@ def test_hopeless_updates_are_reported_between_the_others(value, status, rows):
     mixed = [with_update(good[0], value), good[1], with_update(good[2], value), good[3]]
     found = reconstruct(attack, mixed)
     for place, observation in enumerate(mixed):
-        reconstruction = found[observation.victim_id]
+        reconstruction = found[observation.capture_id]
         if place % 2:
-            assert_same(reconstruction, clean[observation.victim_id])
+            assert_same(reconstruction, clean[observation.capture_id])
             continue
         assert reconstruction.status is status
         assert (reconstruction.steps, reconstruction.evaluations) == (0, 0)
         assert math.isnan(reconstruction.objective)
-        stream = generator(0, "start", observation.victim_id, 0)
+        stream = generator(0, "start", observation.capture_id, 0)
         start = PatchTiled()(observation, (1, *SPEC.shape), stream)
         assert torch.equal(reconstruction.inputs, start)
 
@@ -300,8 +300,8 @@ def test_a_dummy_that_leaves_the_finite_numbers_is_a_row_of_its_own():
     assert found["b"].status is Status.NON_FINITE
     assert math.isnan(found["b"].objective)
     assert found["b"].evaluations == 1
-    for victim_id in "ac":
-        assert_same(found[victim_id], clean[victim_id])
+    for capture_id in "ac":
+        assert_same(found[capture_id], clean[capture_id])
 
 
 def test_joint_labels_are_those_of_the_dummy():
@@ -344,10 +344,11 @@ def test_conf_composes_the_attack_it_names(name):
 def test_cpl_reconstructs_the_phantom_images_that_have_a_gradient():
     ids = "[skin_irregular/0000,chest_clear/0000]"
     parts = experiment("attack=cpl", f"dataset.select={ids}", "attack.trace_points=0")
-    round_ = Round(parts)
-    statuses = []
-    for reconstruction in parts.attack.reconstruct(round_.observations(), context()):
-        victim, facts = round_.pending.pop(reconstruction.victim_id)
+    statuses, waiting = [], {}
+    seen = observed(parts.source.captures(), waiting)
+    for reconstruction in parts.attack.reconstruct(seen, context()):
+        capture = waiting.pop(reconstruction.capture_id)
+        victim, facts = capture.truth, capture.facts
         similarity = ssim(victim.inputs[0], reconstruction.inputs[0])
         assert reconstruction.inputs.device == CPU
         if facts.gradient_norm == 0:
@@ -359,4 +360,4 @@ def test_cpl_reconstructs_the_phantom_images_that_have_a_gradient():
             assert reconstruction.objective < 1e-6
         statuses.append(reconstruction.status)
     assert statuses.count(Status.NO_GRADIENT) == 1
-    assert not round_.pending
+    assert not waiting

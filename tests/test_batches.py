@@ -13,7 +13,6 @@ from medpfl.attacks.labels import Counted, SmallestRow
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
 from medpfl.metrics import match, ssim
-from medpfl.round import Round
 from medpfl.types import DataSpec
 
 GREY = DataSpec(
@@ -47,20 +46,20 @@ def test_labels_are_counted_with_repeats(batch_size: int) -> None:
         "dataset.select=random",
         "n_images=30",
     )
-    victims = Round(e)
     right = total = 0
-    for observation in victims.observations():
-        found = Counted().labels(observation)
+    for capture in e.source.captures():
+        found = Counted().labels(capture.observation)
         assert found is not None
         assert len(found) == batch_size
-        truth = victims.pending[observation.victim_id][0].labels
+        truth = capture.truth.labels
         right += sum((Counter(found.tolist()) & Counter(truth.tolist())).values())
         total += batch_size
     assert right >= 0.95 * total
 
 
 def test_one_label_is_the_smallest_rows() -> None:
-    for observation in Round(experiment("attack=cpl", "n_images=6")).observations():
+    for capture in experiment("attack=cpl", "n_images=6").source.captures():
+        observation = capture.observation
         found, rule = Counted().labels(observation), SmallestRow().labels(observation)
         assert found is not None
         assert rule is not None
@@ -85,10 +84,11 @@ def test_both_images_of_an_update_are_found() -> None:
         "attack.optimizer.max_steps=300",
         "attack.trace_points=0",
     )
-    victims = Round(e)
+    captures = {c.capture_id: c for c in e.source.captures()}
+    seen = (capture.observation for capture in captures.values())
     context = AttackContext(seed=0, device=torch.device("cpu"))
-    for found in e.attack.reconstruct(victims.observations(), context):
-        truth = victims.pending[found.victim_id][0]
+    for found in e.attack.reconstruct(seen, context):
+        truth = captures[found.capture_id].truth
         order = match(truth.inputs, found.inputs)
         pairs = zip(truth.inputs, order, strict=True)
         assert min(ssim(image, found.inputs[i]) for image, i in pairs) > 0.9

@@ -14,12 +14,12 @@ from medpfl.attacks.closed_form.feature_matching import match_features
 from medpfl.attacks.closed_form.features import layer_input
 from medpfl.attacks.closed_form.layerwise import ConvolutionInverse
 from medpfl.attacks.starts import Normal, PatchTiled
-from medpfl.federated import Federation, FedSGDClient, NoPretraining
+from medpfl.federated import Client, Federation, NoPretraining
 from medpfl.metrics import ssim
 from medpfl.models import CPLCNN, DLGCNN, IDLGCNN, LeNet
 from medpfl.models.init import DefaultInit, UniformInit
 from medpfl.threat import ThreatModel
-from medpfl.types import DataSpec, Observation, VictimBatch
+from medpfl.types import DataSpec, Observation, Truth
 
 # Small: the tests are about exactness; the full size is measured in the benchmark.
 SPEC = DataSpec(shape=(3, 16, 16), num_classes=4, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -43,15 +43,14 @@ def smooth_images(count: int, spec: DataSpec = SPEC) -> torch.Tensor:
 def observation(factory: object, images: torch.Tensor, spec: DataSpec = SPEC) -> Observation:
     federation = Federation(pretrain=NoPretraining(), batch_size=len(images))
     payload = federation.payloads(factory, spec, NoImages(), CPU)("victim")  # type: ignore[arg-type]
-    victim = VictimBatch(images, torch.arange(len(images)) + 1, tuple(map(str, range(len(images)))))
-    client = FedSGDClient(spec=spec, device=CPU)
+    victim = Truth(images, torch.arange(len(images)) + 1, tuple(map(str, range(len(images)))))
+    client = Client(spec=spec, device=CPU)
     update, _ = client.update(victim, payload)
     return ThreatModel(knows=["num_examples"]).observe(
-        victim_id="victim",
+        capture_id="victim",
         payload=payload,
         update=update,
         spec=spec,
-        local_training=client.local_training,
     )
 
 

@@ -29,7 +29,7 @@ from medpfl.optim.base import RowState
 from medpfl.optim.capacity import bytes_of, is_out_of_memory, memory_for_rows, rows_that_fit
 from medpfl.optim.rows import RowTable
 from medpfl.optim.scheduler import Outcome, Row, Scheduler
-from medpfl.types import Observation, Reconstruction, VictimBatch
+from medpfl.types import Observation, Reconstruction, Truth
 
 FAULT = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
 
@@ -275,12 +275,12 @@ def test_an_evaluation_without_memory_takes_fewer_rows_at_once(
 SPEC = spec_of(1, 12, 12)
 
 
-def victims(count: int) -> list[tuple[VictimBatch, Observation]]:
+def victims(count: int) -> list[tuple[Truth, Observation]]:
     payload = payload_of("dlg_cnn", SPEC)
     made = []
     for seed in range(count):
-        victim = victim_of(SPEC, [seed % 3], seed=seed, victim_id=f"v{seed}")
-        made.append((victim, observe(payload, SPEC, victim, victim_id=f"v{seed}")))
+        victim = victim_of(SPEC, [seed % 3], seed=seed, capture_id=f"v{seed}")
+        made.append((victim, observe(payload, SPEC, victim, capture_id=f"v{seed}")))
     return made
 
 
@@ -306,7 +306,7 @@ def attacked(rows: int, count: int) -> dict[str, Reconstruction]:
         trace_points=0,
     )
     observations = [seen for _, seen in victims(count)]
-    return {r.victim_id: r for r in attack.reconstruct(observations, context())}
+    return {r.capture_id: r for r in attack.reconstruct(observations, context())}
 
 
 def test_the_number_of_rows_changes_neither_images_nor_success() -> None:
@@ -314,15 +314,15 @@ def test_the_number_of_rows_changes_neither_images_nor_success() -> None:
     # for fewer than 8 rows, and for numbers of rows that are no multiple of 8. One evaluation
     # differs by some 1e-15 (float32: 1e-7) of the largest entry, images by what the search makes
     # of that before it ends: most in the corners, which the gradient says least about.
-    truth = {seen.victim_id: victim.inputs for victim, seen in victims(4)}
+    truth = {seen.capture_id: victim.inputs for victim, seen in victims(4)}
     alone = attacked(1, 4)
     for rows, count in ((2, 4), (7, 8), (64, 8)):
         beside = attacked(rows, count)
         assert beside.keys() >= alone.keys()
-        for victim_id, one in alone.items():
-            many = beside[victim_id]
+        for capture_id, one in alone.items():
+            many = beside[capture_id]
             assert many.status is one.status
-            both = [ssim(r.inputs[0], truth[victim_id][0]) for r in (one, many)]
+            both = [ssim(r.inputs[0], truth[capture_id][0]) for r in (one, many)]
             assert (both[0] > 0.9) == (both[1] > 0.9)
             difference = (many.inputs - one.inputs).abs()
             assert difference.mean() < 1e-3

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medpfl.errors import ConfigurationError
-from medpfl.federated import AdamSteps, Federation, FedSGDClient, NoPretraining
+from medpfl.federated import AdamSteps, Client, Federation, NoPretraining
 from medpfl.types import DataSpec, ServerPayload
 
 SPEC = spec_of(3, 16, 16, num_classes=4)
@@ -21,8 +21,8 @@ RESNET_SPEC = spec_of(3, 33, 33, num_classes=4)
 NORMALISED = DataSpec(shape=(3, 16, 16), num_classes=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
 
-def client(spec: DataSpec) -> FedSGDClient:
-    return FedSGDClient(spec=spec, device=CPU)
+def client(spec: DataSpec) -> Client:
+    return Client(spec=spec, device=CPU)
 
 
 def by_hand(payload: ServerPayload, inputs_norm: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ def test_the_update_is_the_gradient_on_normalised_inputs(network, labels):
 def test_the_payload_stays_as_it_was_sent(training):
     payload = payload_of("resnet18", RESNET_SPEC, training=training)
     before = copy.deepcopy(payload.model.state_dict())
-    sharing = FedSGDClient(spec=RESNET_SPEC, device=CPU, shares_buffers=True)
+    sharing = Client(spec=RESNET_SPEC, device=CPU, shares_buffers=True)
     update, _ = sharing.update(victim_of(RESNET_SPEC, [0, 1]), payload)
     after = payload.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -10,10 +10,10 @@ from test_console import Clock
 
 from medpfl.attacks.base import Work
 from medpfl.attacks.duration import Longest
+from medpfl.federated import Simulation
 from medpfl.optim.scheduler import Tick
 from medpfl.report import duration
 from medpfl.report.forecast import Forecast
-from medpfl.round import Round
 
 
 def follow(forecast: Forecast, clock: Clock, lengths: list[int], *, side_by_side: int) -> list:
@@ -102,7 +102,7 @@ def test_an_attack_reports_its_steps_and_their_maximum():
     )
     seen: list[Work] = []
     told = replace(context(), progress=seen.append)
-    list(e.attack.reconstruct(Round(e).observations(), told))
+    list(e.attack.reconstruct((c.observation for c in e.source.captures()), told))
     assert {(w.stage, w.stages, w.rows_a_victim, w.tick.max_steps) for w in seen} == {
         (1, 2, 2, 2),
         (2, 2, 2, 2),
@@ -129,7 +129,7 @@ def slow(monkeypatch):
 
 def test_a_run_of_hours_says_so(slow):
     e = experiment("attack=gradinv", *SMALL, "attack.restarts=3", "attack.optimizer.max_steps=6000")
-    said = duration.longest_time(e, Round(e))
+    said = duration.longest_time(e)
     assert "at most about 10 h 00 min for 2 images on this device" in said
     assert "(6,000 steps x 3 restarts an update at most, 1 s a step)" in said
     assert "attack.optimizer.max_steps" in said
@@ -139,12 +139,12 @@ def test_a_run_of_hours_says_so(slow):
 def test_steps_that_mostly_are_not_needed_alarm_later(slow):
     settings = ("attack=dlg", "preprocess.size=16", "n_images=2")
     e = experiment(*settings, "attack.optimizer.max_steps=600")
-    assert duration.longest_time(e, Round(e)) is None
+    assert duration.longest_time(e) is None
     e = experiment(*settings, "attack.optimizer.max_steps=60000")
-    assert "rows mostly end far earlier" in duration.longest_time(e, Round(e))
+    assert "rows mostly end far earlier" in duration.longest_time(e)
 
 
 def test_a_short_run_is_not_timed_at_all(monkeypatch):
     e = experiment("attack=gradinv", *SMALL, "attack.restarts=1", "attack.optimizer.max_steps=9")
-    monkeypatch.setattr(Round, "observations", lambda self: pytest.fail("an update was made"))
-    assert duration.longest_time(e, Round(e)) is None
+    monkeypatch.setattr(Simulation, "captures", lambda self: pytest.fail("an update was made"))
+    assert duration.longest_time(e) is None

@@ -34,10 +34,9 @@ from medpfl.attacks.projection import Box, MedianFilter, median_filter
 from medpfl.attacks.starts import Normal
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError, ThreatModelError
-from medpfl.federated import FedSGDClient, FineTune
+from medpfl.federated import Client, FineTune
 from medpfl.optim import LBFGS, Adam
 from medpfl.optim.shared_rows import SharedRows
-from medpfl.round import Round
 from medpfl.runner import run
 from medpfl.seeding import generator
 from medpfl.settings.build import instantiate
@@ -66,10 +65,10 @@ def attack_of(**changes: object) -> GradientMatching:
     return GradientMatching(**{**parts, **changes})  # type: ignore[arg-type]
 
 
-def observation_of(seed: int = 0, *, victim_id: str = "v") -> Observation:
+def observation_of(seed: int = 0, *, capture_id: str = "v") -> Observation:
     payload = payload_of("lenet", SPEC)
     victim = victim_of(SPEC, [1], seed=seed)
-    return observe(payload, SPEC, victim, victim_id=victim_id)
+    return observe(payload, SPEC, victim, capture_id=capture_id)
 
 
 # Against plain torch -----------------------------------------------------------------------------
@@ -91,7 +90,7 @@ def plain_gradinv(observation: Observation, restart: int) -> tuple[float, Tensor
     """Return the smallest objective on the way and the image there, by torch's own optimiser."""
     model = copy.deepcopy(observation.payload.model).double()
     observed = [t.double() for t in observation.tensors.values()]
-    start = generator(0, "start", observation.victim_id, restart)
+    start = generator(0, "start", observation.capture_id, restart)
     x = torch.randn((1, *SPEC.shape), generator=start).double().requires_grad_()
     black, white = (SPEC.normalise(torch.full_like(x.detach(), v)) for v in (0.0, 1.0))
     optimizer = torch.optim.Adam([x], lr=0.1)
@@ -124,14 +123,14 @@ def test_it_is_the_published_loop() -> None:
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_places_and_neighbours_change_nothing(rows: int) -> None:
-    observations = [observation_of(seed, victim_id=f"v{seed}") for seed in range(3)]
+    observations = [observation_of(seed, capture_id=f"v{seed}") for seed in range(3)]
     payload = observations[0].payload
     observations = [replace(o, payload=payload) for o in observations]
     beside = attack_of(restarts=2, rows=rows).reconstruct(observations, context())
-    together = {r.victim_id: r for r in beside}
+    together = {r.capture_id: r for r in beside}
     for observation in observations:
         (alone,) = attack_of(restarts=2, rows=2).reconstruct([observation], context())
-        found = together[observation.victim_id]
+        found = together[observation.capture_id]
         assert found.objective == pytest.approx(alone.objective, rel=1e-9)
         torch.testing.assert_close(found.inputs, alone.inputs)
 
@@ -182,9 +181,8 @@ def test_the_objective_on_resnet18_is_plain_autograds(training: bool) -> None:
 def test_the_truth_has_the_clients_gradient(mode: str) -> None:
     """Across client, threat model and attack, in both BatchNorm modes, with 1000 outputs."""
     e = experiment(*SMALL, "n_images=2", "federation.batch_size=2", f"federation.mode={mode}")
-    round_ = Round(e)
-    (observation,) = round_.observations()
-    ((victim, _),) = round_.pending.values()
+    (capture,) = e.source.captures()
+    observation, victim = capture.observation, capture.truth
     assert observation.payload.training == (mode == "train")
     assert len(observation.tensors["fc.bias"]) == 1000
     unknowns = Unknowns(e.data.spec, 2, 1000, joint_labels=False)
@@ -217,14 +215,13 @@ def seen_buffers(shares: bool, knows: list[str], *, training: bool = True) -> tu
     spec = spec_of(3, 32, 32)
     payload = payload_of("resnet18", spec, training=training)
     victim = victim_of(spec, [0, 2])
-    client = FedSGDClient(spec=spec, device=CPU, shares_buffers=shares)
+    client = Client(spec=spec, device=CPU, shares_buffers=shares)
     update, _ = client.update(victim, payload)
     observation = ThreatModel(knows=knows).observe(
-        victim_id="v",
+        capture_id="v",
         payload=payload,
         update=update,
         spec=spec,
-        local_training=client.local_training,
     )
     return payload, victim, observation.buffers
 
@@ -251,7 +248,8 @@ def test_federation_buffers_is_passed_on_to_the_client() -> None:
     knows = "threat.knows=[num_examples,labels,buffers]"
     for choice in ("private", "shared"):
         e = experiment(*SMALL, knows, f"federation.buffers={choice}")
-        (observation,) = Round(e).observations()
+        (capture,) = e.source.captures()
+        observation = capture.observation
         assert (observation.buffers is not None) == (choice == "shared")
     with pytest.raises(ConfigurationError, match="choose private or shared"):
         experiment(*SMALL, "federation.buffers=public")
@@ -283,7 +281,7 @@ def test_the_trained_configuration_is_the_papers(tmp_path: Path) -> None:
     given = payload_of("resnet18", spec_of(3, 32, 32, num_classes=1000), seed=9)
     torch.save(given.model.state_dict(), file)
     e = experiment("attack=gradinv_trained", *SMALL[1:], f"model.weights={file}")
-    payload = Round(e).payload("v")
+    payload = e.source.example()
     assert torch.equal(flatten(payload.parameters), flatten(given.parameters))
 
 
@@ -402,7 +400,7 @@ def test_fine_tuning_that_cannot_work_is_refused(fault: dict) -> None:
 def test_the_fine_tuned_network_is_the_one_that_is_sent() -> None:
     tune = ("federation/pretrain=finetune", "federation.pretrain.epochs=1", "dataset.per_class=1")
     sizes = ("preprocess.size=32", "n_images=1", "dataset.kinds=[head]")
-    plain = Round(experiment("attack=dlg", *sizes, "dataset.per_class=1")).payload("v")
-    one, again = (Round(experiment("attack=dlg", *sizes, *tune)).payload("v") for _ in range(2))
+    plain = experiment("attack=dlg", *sizes, "dataset.per_class=1").source.example()
+    one, again = (experiment("attack=dlg", *sizes, *tune).source.example() for _ in range(2))
     assert torch.equal(flatten(one.parameters), flatten(again.parameters))
     assert not torch.equal(flatten(one.parameters), flatten(plain.parameters))

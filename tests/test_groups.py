@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from helpers import CPU, context, observe, payload_of, seeded, sent, victim_of
 from torch import Tensor, nn
 
 from medpfl.attacks import GradientMatching
+from medpfl.attacks.composition import Parts
 from medpfl.attacks.distances import NormalisedError, SquaredError
 from medpfl.attacks.groups import GroupMatching
 from medpfl.attacks.labels import Joint, Known
@@ -19,7 +21,7 @@ from medpfl.attacks.priors import OutOfRange, TotalVariation
 from medpfl.attacks.projection import Box, ImageProjection, MedianFilter
 from medpfl.attacks.stages import Key
 from medpfl.attacks.starts import Normal
-from medpfl.attacks.victim_rows import VictimRows
+from medpfl.attacks.victim_rows import VictimRows, members_of
 from medpfl.errors import ConfigurationError
 from medpfl.optim import LBFGS, Adam, LevenbergMarquardt
 from medpfl.optim.rows import RowTable
@@ -32,7 +34,7 @@ MEMBERS = 3
 
 
 def seen_of(
-    spec: DataSpec = SPEC, labels: tuple[int, ...] = (1,), *, seed: int = 0, victim_id: str = "v"
+    spec: DataSpec = SPEC, labels: tuple[int, ...] = (1,), *, seed: int = 0, capture_id: str = "v"
 ) -> Observation:
     if spec is VOLUME:
         torch.manual_seed(0)
@@ -40,21 +42,23 @@ def seen_of(
         payload = sent(nn.Sequential(*layers))
     else:
         payload = payload_of("dlg_cnn", spec)
-    return observe(payload, spec, victim_of(spec, labels, seed=seed), victim_id=victim_id)
+    return observe(payload, spec, victim_of(spec, labels, seed=seed), capture_id=capture_id)
 
 
 def rows_of(**changes: object) -> VictimRows:
     parts: dict[str, object] = {
         "start": Normal(),
         "labels": Known(),
+        "distance": NormalisedError(),
+        "priors": (),
+        "projections": (),
         "channels": "free",
         "boxed": False,
-        "members": MEMBERS,
-        "shared": False,
-        "seed": 0,
-        "device": CPU,
     }
-    return VictimRows(**{**parts, **changes})  # type: ignore[arg-type]
+    rows = {"members": MEMBERS, "shared": False, "seed": 0, "device": CPU}
+    own = {name: value for name, value in changes.items() if name in rows}
+    parts |= {name: value for name, value in changes.items() if name not in rows}
+    return VictimRows(parts=Parts(**parts), **{**rows, **own})  # type: ignore[arg-type]
 
 
 def problem(
@@ -89,7 +93,7 @@ def repeated(targets: Targets, members: int = MEMBERS) -> Targets:
 @pytest.mark.parametrize("spec", [SPEC, VOLUME], ids=["2D", "3D"])
 @pytest.mark.parametrize("boxed", [False, True])
 def test_members_are_summed_and_pay_for_being_apart(spec: DataSpec, boxed: bool) -> None:
-    seen = [seen_of(spec, seed=n, victim_id=f"v{n}") for n in range(2)]
+    seen = [seen_of(spec, seed=n, capture_id=f"v{n}") for n in range(2)]
     grouped, single, z, targets = problem(*seen, boxed=boxed)
     members = z.reshape(2 * MEMBERS, -1)
     values, _ = single(members, repeated(targets))
@@ -132,7 +136,7 @@ def test_the_curvature_is_that_of_the_gradients_near_a_solution() -> None:
 
 
 def test_a_group_depends_on_itself_alone() -> None:
-    seen = [seen_of(labels=(1, 1, 2), seed=n, victim_id=f"v{n}") for n in range(4)]
+    seen = [seen_of(labels=(1, 1, 2), seed=n, capture_id=f"v{n}") for n in range(4)]
     grouped, _, z, targets = problem(*seen)
     value, gradient = grouped(z, targets)
     for place in range(4):
@@ -197,9 +201,9 @@ def attack_of(**changes: object) -> GradientMatching:
 
 
 def reconstruct(attack: GradientMatching, count: int = 2, **seen: object) -> list[Reconstruction]:
-    observations = [seen_of(seed=n, victim_id=f"v{n}", **seen) for n in range(count)]  # type: ignore[arg-type]
+    observations = [seen_of(seed=n, capture_id=f"v{n}", **seen) for n in range(count)]  # type: ignore[arg-type]
     found = attack.reconstruct(iter(observations), context())
-    return sorted(found, key=lambda r: r.victim_id)
+    return sorted(found, key=lambda r: r.capture_id)
 
 
 @pytest.mark.parametrize("spec", [SPEC, VOLUME], ids=["2D", "3D"])
@@ -221,20 +225,14 @@ def members_reconstructed(**changes: object) -> tuple[Reconstruction, list[Outco
     """Return what is handed in for one victim, and how each of its restarts ended."""
     attack = attack_of(projections=None, **changes)
     ended: list[Outcome[Key]] = []
-    separated = attack._separated
 
-    def watched(*arguments: object) -> Callable[[Outcome[Key]], list[Outcome[Key]]]:
-        separate = separated(*arguments)  # type: ignore[arg-type]
+    def watched(outcome: Outcome[Key], values: Sequence[float]) -> list[Outcome[Key]]:
+        members = members_of(outcome, values)
+        ended.extend(members)
+        return members
 
-        def separate_and_keep(outcome: Outcome[Key]) -> list[Outcome[Key]]:
-            members = separate(outcome)
-            ended.extend(members)
-            return members
-
-        return separate_and_keep
-
-    attack._separated = watched  # type: ignore[method-assign]
-    (found,) = reconstruct(attack, 1)
+    with patch("medpfl.attacks.solver.members_of", watched):
+        (found,) = reconstruct(attack, 1)
     assert [o.key.restart for o in ended] == list(range(MEMBERS))
     return found, ended
 
@@ -261,7 +259,8 @@ def test_the_member_of_lowest_objective_is_handed_in() -> None:
     # Each objective is the member's own: nothing of the consistency is in it.
     seen, rows = seen_of(), rows_of()
     attack = attack_of()
-    single = attack._objective(attack._stages[-1], seen, rows, chunk=MEMBERS)
+    solver = attack._solver(attack._problem(seen), context())
+    single = solver.objective(attack._search.stages[-1], chunk=MEMBERS)
     targets = repeated(rows.target(rows.key(seen), torch.float64))
     values, _ = single(torch.stack([member.z for member in members]), targets)
     assert values.tolist() == pytest.approx(objectives, rel=1e-9)
@@ -271,17 +270,17 @@ def test_the_member_of_lowest_objective_is_handed_in() -> None:
 def test_rows_beside_it_change_no_group(network: str) -> None:
     def seen(n: int) -> Observation:
         payload = payload_of("dlg_cnn", SPEC, seed=0 if network == "shared" else n)
-        return observe(payload, SPEC, victim_of(SPEC, [1, 1], seed=n), victim_id=f"v{n}")
+        return observe(payload, SPEC, victim_of(SPEC, [1, 1], seed=n), capture_id=f"v{n}")
 
     observations = [seen(n) for n in range(3)]
     if network == "shared":
         payload = observations[0].payload
         observations = [Observation(**{**vars(o), "payload": payload}) for o in observations]
     attack = attack_of(group_consistency=0.1)
-    together = {r.victim_id: r for r in attack.reconstruct(iter(observations), context())}
+    together = {r.capture_id: r for r in attack.reconstruct(iter(observations), context())}
     for observation in observations:
         (alone,) = attack.reconstruct(iter([observation]), context())
-        beside = together[observation.victim_id]
+        beside = together[observation.capture_id]
         assert (alone.status, alone.evaluations) == (beside.status, beside.evaluations)
         torch.testing.assert_close(alone.inputs, beside.inputs, rtol=1e-6, atol=1e-6)
 

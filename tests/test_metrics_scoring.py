@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import capture_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from medpfl.metrics import (
     PaperDLG,
     PaperGradInv,
     Scorer,
-    VictimFacts,
     match,
     mse,
     ssim,
@@ -22,7 +22,7 @@ from medpfl.metrics import (
 )
 from medpfl.outcomes import Status
 from medpfl.seeding import generator
-from medpfl.types import DataSpec, Reconstruction, Trace, VictimBatch
+from medpfl.types import DataSpec, Reconstruction, Trace, Truth, UpdateFacts
 
 SPEC = DataSpec(shape=(1, 16, 16), num_classes=4, mean=(0.5,), std=(0.25,))
 MEAN_IMAGE = torch.full((1, 16, 16), 0.5)
@@ -34,12 +34,17 @@ def images(*shape, seed=0):
 
 def victim_of(n, shape=(1, 16, 16)):
     ids = tuple(f"class/{k}" for k in range(n))
-    return VictimBatch(inputs=images(n, *shape), labels=torch.arange(n) % 4, ids=ids)
+    return Truth(inputs=images(n, *shape), labels=torch.arange(n) % 4, ids=ids)
+
+
+def scores_of(victim, reconstruction, facts, *, mean_image=MEAN_IMAGE, scorer=None):
+    capture = capture_of(victim, facts, SPEC)
+    return (scorer or Scorer()).judge(capture, reconstruction, mean_image).scores
 
 
 def reconstruction_of(inputs, labels, **changes):
     base = Reconstruction(
-        victim_id="v",
+        capture_id="v",
         inputs=inputs,
         labels=labels,
         objective=1e-9,
@@ -52,7 +57,7 @@ def reconstruction_of(inputs, labels, **changes):
 
 
 def facts_of(n):
-    return VictimFacts(
+    return UpdateFacts(
         gradient_norm=2.5,
         true_probability=torch.linspace(0.1, 0.9, n),
         noise_scale=None,
@@ -96,9 +101,7 @@ def test_matching_undoes_a_permutation():
 def test_one_good_reconstruction_counts_once():
     victim = victim_of(2)
     both_the_first = victim.inputs[[0, 0]]
-    scores = Scorer().score(
-        victim, reconstruction_of(both_the_first, victim.labels), facts_of(2), MEAN_IMAGE, spec=SPEC
-    )
+    scores = scores_of(victim, reconstruction_of(both_the_first, victim.labels), facts_of(2))
     assert [score.success for score in scores] == [True, False]
 
 
@@ -112,12 +115,14 @@ def test_matching_refuses_what_it_cannot_compare():
 def test_row_of_a_single_image():
     victim = victim_of(1)
     guess = (victim.inputs + 0.01).clamp(0, 1)
-    (score,) = Scorer(paper=PaperCPL()).score(
-        victim,
-        reconstruction_of(guess, victim.labels),
-        replace(facts_of(1), noise_scale=0.1, snr_db=3.0),
-        MEAN_IMAGE,
-        spec=SPEC,
+    (score,) = (
+        Scorer(paper=PaperCPL())
+        .judge(
+            capture_of(victim, replace(facts_of(1), noise_scale=0.1, snr_db=3.0), SPEC),
+            reconstruction_of(guess, victim.labels),
+            MEAN_IMAGE,
+        )
+        .scores
     )
     x = victim.inputs[0]
     assert score.image_id == "class/0"
@@ -141,12 +146,14 @@ def test_row_of_a_single_image():
 def test_rows_follow_the_victim_and_labels_the_matched_image():
     victim = victim_of(3)
     shuffle = torch.tensor([2, 0, 1])
-    scores = Scorer().score(
-        victim,
-        reconstruction_of(victim.inputs[shuffle], victim.labels[shuffle]),
-        facts_of(3),
-        MEAN_IMAGE,
-        spec=SPEC,
+    scores = (
+        Scorer()
+        .judge(
+            capture_of(victim, facts_of(3), SPEC),
+            reconstruction_of(victim.inputs[shuffle], victim.labels[shuffle]),
+            MEAN_IMAGE,
+        )
+        .scores
     )
     assert [score.image_id for score in scores] == list(victim.ids)
     assert [score.label_inferred for score in scores] == [0, 1, 2]
@@ -159,10 +166,10 @@ def test_rows_follow_the_victim_and_labels_the_matched_image():
 def test_every_published_protocol_has_its_column_in_every_run():
     victim = victim_of(1)
     guess = (victim.inputs * 0.8).clamp(0, 1)
-    rest = (victim, reconstruction_of(guess, victim.labels), facts_of(1), MEAN_IMAGE)
+    rest = (victim, reconstruction_of(guess, victim.labels), facts_of(1))
     x = victim.inputs[0]
     for paper in (None, PaperCPL()):
-        (score,) = Scorer(paper=paper).score(*rest, spec=SPEC)
+        (score,) = scores_of(*rest, scorer=Scorer(paper=paper))
         assert score.ssim_paper_cpl == PaperCPL()(x, guess[0], SPEC)
         assert score.ssim_paper_dlg == PaperDLG()(x, guess[0], SPEC)
         assert score.ssim_paper_gradinv == PaperGradInv()(x, guess[0], SPEC)
@@ -179,9 +186,11 @@ def test_the_oracle_picks_the_best_iterate_and_changes_nothing_else():
     steps[0][0] = x[1]
     trace = Trace(steps=torch.arange(3), objective=torch.zeros(3), inputs=torch.stack(steps))
     handed_in = reconstruction_of(far, victim.labels, trace=trace)
-    with_trace = Scorer().score(victim, handed_in, facts_of(2), MEAN_IMAGE, spec=SPEC)
-    without = Scorer().score(
-        victim, replace(handed_in, trace=None), facts_of(2), MEAN_IMAGE, spec=SPEC
+    with_trace = scores_of(victim, handed_in, facts_of(2))
+    without = (
+        Scorer()
+        .judge(capture_of(victim, facts_of(2), SPEC), replace(handed_in, trace=None), MEAN_IMAGE)
+        .scores
     )
     assert [s.mse_oracle for s in with_trace] == [
         pytest.approx(mse(x[0], 0.9 * x[0])),
@@ -194,12 +203,14 @@ def test_the_oracle_picks_the_best_iterate_and_changes_nothing_else():
 
 def test_scores_volumes():
     victim = victim_of(1, shape=(1, 12, 13, 14))
-    (score,) = Scorer().score(
-        victim,
-        reconstruction_of(victim.inputs, victim.labels),
-        facts_of(1),
-        torch.zeros(1, 12, 13, 14),
-        spec=SPEC,
+    (score,) = (
+        Scorer()
+        .judge(
+            capture_of(victim, facts_of(1), SPEC),
+            reconstruction_of(victim.inputs, victim.labels),
+            torch.zeros(1, 12, 13, 14),
+        )
+        .scores
     )
     assert score.ssim == pytest.approx(1.0)
     assert score.ssim_zeros == score.ssim_mean_image
@@ -209,10 +220,10 @@ def test_success_starts_at_the_threshold():
     victim = victim_of(1)
     guess = reconstruction_of((victim.inputs + 0.2).clamp(0, 1), victim.labels)
     value = ssim(victim.inputs[0], guess.inputs[0])
-    rest = (victim, guess, facts_of(1), MEAN_IMAGE)
-    assert Scorer(threshold=value).score(*rest, spec=SPEC)[0].success
+    rest = (victim, guess, facts_of(1))
+    assert scores_of(*rest, scorer=Scorer(threshold=value))[0].success
     above = math.nextafter(value, 2)
-    assert not Scorer(threshold=above).score(*rest, spec=SPEC)[0].success
+    assert not scores_of(*rest, scorer=Scorer(threshold=above))[0].success
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 1.1, math.nan])
@@ -224,21 +235,12 @@ def test_impossible_thresholds_are_refused(threshold):
 def test_what_does_not_fit_together_is_refused():
     victim = victim_of(2)
     good = reconstruction_of(victim.inputs, victim.labels)
-    scorer = Scorer()
     with pytest.raises(ValueError, match=r"reconstruction\.labels holds 1 images"):
-        scorer.score(
-            victim, replace(good, labels=victim.labels[:1]), facts_of(2), MEAN_IMAGE, spec=SPEC
-        )
+        scores_of(victim, replace(good, labels=victim.labels[:1]), facts_of(2))
     with pytest.raises(ValueError, match=r"facts\.true_probability holds 3 images"):
-        scorer.score(victim, good, facts_of(3), MEAN_IMAGE, spec=SPEC)
+        scores_of(victim, good, facts_of(3))
     with pytest.raises(ValueError, match="finite"):
-        scorer.score(
-            victim,
-            replace(good, inputs=victim.inputs * math.inf),
-            facts_of(2),
-            MEAN_IMAGE,
-            spec=SPEC,
-        )
+        scores_of(victim, replace(good, inputs=victim.inputs * math.inf), facts_of(2))
 
 
 def test_ssim_over_steps_follows_the_final_pairing():
@@ -246,7 +248,7 @@ def test_ssim_over_steps_follows_the_final_pairing():
     swapped = victim.inputs.flip(0)
     inputs = torch.stack([victim.inputs, torch.lerp(victim.inputs, swapped, 0.8), swapped])
     trace = Trace(steps=torch.arange(3), objective=torch.zeros(3).double(), inputs=inputs)
-    curve = ssim_over_steps(victim, trace)
+    curve = ssim_over_steps(victim, trace, torch.tensor([1, 0]))
     expected = [ssim_per_image(victim.inputs, step.flip(0)).mean().item() for step in inputs]
     assert curve.dtype == torch.float64
     assert curve.tolist() == expected
@@ -258,4 +260,4 @@ def test_ssim_over_steps_follows_the_final_pairing():
 def test_ssim_over_no_steps_is_empty():
     empty = torch.empty(0)
     trace = Trace(steps=empty.long(), objective=empty, inputs=torch.empty(0, 1, 1, 16, 16))
-    assert ssim_over_steps(victim_of(1), trace).shape == (0,)
+    assert ssim_over_steps(victim_of(1), trace, torch.tensor([0])).shape == (0,)

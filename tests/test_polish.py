@@ -19,7 +19,7 @@ from medpfl.attacks.unknowns import Unknowns
 from medpfl.errors import ConfigurationError
 from medpfl.optim import LBFGS, BatchedOptimizer, LevenbergMarquardt
 from medpfl.outcomes import Status
-from medpfl.types import DataSpec, Observation, Reconstruction, VictimBatch
+from medpfl.types import DataSpec, Observation, Reconstruction, Truth
 
 SPEC = DataSpec(
     shape=(3, 8, 8), num_classes=3, mean=(0.4, 0.4, 0.4), std=(0.3, 0.3, 0.3), greyscale=True
@@ -51,7 +51,7 @@ def attack_of(**changes: object) -> GradientMatching:
     return GradientMatching(**{**parts, **changes})  # type: ignore[arg-type]
 
 
-def victims_of(count: int = 2) -> dict[str, VictimBatch]:
+def victims_of(count: int = 2) -> dict[str, Truth]:
     """Return grey victims."""
     coloured = {f"v{n}": victim_of(spec_of(3, 8, 8), [n % 3], seed=n) for n in range(count)}
     return {
@@ -62,14 +62,14 @@ def victims_of(count: int = 2) -> dict[str, VictimBatch]:
 
 def observations() -> list[Observation]:
     payload = payload_of("dlg_cnn", SPEC)
-    return [observe(payload, SPEC, v, victim_id=name) for name, v in victims_of().items()]
+    return [observe(payload, SPEC, v, capture_id=name) for name, v in victims_of().items()]
 
 
 def reconstruct(
     attack: GradientMatching, seen: Sequence[Observation] | None = None
 ) -> dict[str, Reconstruction]:
     found = attack.reconstruct(iter(observations() if seen is None else seen), context())
-    return {r.victim_id: r for r in found}
+    return {r.capture_id: r for r in found}
 
 
 # ---- polish and precision

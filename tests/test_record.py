@@ -9,14 +9,16 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from helpers import capture_of
 from PIL import Image
 
 from medpfl.errors import MedpflError
-from medpfl.metrics import Scorer, VictimFacts, ssim_over_steps, summarise
+from medpfl.metrics import Scorer, summarise
 from medpfl.outcomes import Status
 from medpfl.report.record import COLUMNS, RunRecord, load_victim
 from medpfl.seeding import generator
-from medpfl.types import DataSpec, Reconstruction, Trace, VictimBatch
+from medpfl.source import Planned
+from medpfl.types import DataSpec, Reconstruction, Trace, Truth, UpdateFacts
 
 SHAPE = (3, 16, 20)
 
@@ -33,7 +35,7 @@ def start(folder, **changes):
 
 def victim_of(*ids, shape=SHAPE):
     inputs = torch.rand((len(ids), *shape), generator=generator(0, *ids))
-    return VictimBatch(inputs=inputs, labels=torch.arange(len(ids)), ids=ids)
+    return Truth(inputs=inputs, labels=torch.arange(len(ids)), ids=ids)
 
 
 def reconstruction_of(victim, *, order=None, trace=False):
@@ -42,7 +44,7 @@ def reconstruction_of(victim, *, order=None, trace=False):
     steps = torch.tensor([0, 10])
     history = torch.stack([inputs * 0.5, inputs])
     return Reconstruction(
-        victim_id="+".join(victim.ids),
+        capture_id="+".join(victim.ids),
         inputs=inputs,
         labels=victim.labels[order],
         objective=math.nan,
@@ -54,22 +56,29 @@ def reconstruction_of(victim, *, order=None, trace=False):
     )
 
 
-def scores_of(victim, reconstruction):
+def planned(*ids):
+    return [Planned(image_id, 0, 0, (image_id,)) for image_id in ids]
+
+
+def judgement_of(victim, reconstruction):
+    shape = tuple(victim.inputs.shape[1:])
+    capture = captured(victim, reconstruction)
+    return Scorer().judge(capture, reconstruction, torch.zeros(shape))
+
+
+def captured(victim, reconstruction):
     shape = tuple(victim.inputs.shape[1:])
     spec = DataSpec(shape, 4, (0.5,) * shape[0], (0.5,) * shape[0])
-    facts = VictimFacts(1.0, torch.ones(len(victim.ids)), None, 3.0)
-    return Scorer().score(victim, reconstruction, facts, torch.zeros(shape), spec=spec)
+    facts = UpdateFacts(1.0, torch.ones(len(victim.ids)), None, 3.0)
+    return capture_of(victim, facts, spec, capture_id=reconstruction.capture_id)
 
 
 def add(record, *ids, **choices):
     victim = victim_of(*ids)
     reconstruction = reconstruction_of(victim, **choices)
-    scores = scores_of(victim, reconstruction)
-    trace = reconstruction.trace
-    record.add(
-        victim, reconstruction, scores, None if trace is None else ssim_over_steps(victim, trace)
-    )
-    return victim, reconstruction, scores
+    judgement = judgement_of(victim, reconstruction)
+    record.add(captured(victim, reconstruction), reconstruction, judgement)
+    return victim, reconstruction, judgement.scores
 
 
 def read_run(folder):
@@ -101,7 +110,7 @@ def test_a_whole_run(tmp_path, monkeypatch):
     folder = tmp_path / "2026-11-20" / "10-00"
     record = start(folder)
     assert read_run(folder)["status"] == "running"
-    record.plan(["b/2", "a/1"])
+    record.plan(planned("b/2", "a/1"))
     _, _, first = add(record, "a/1")
     _, _, second = add(record, "b/2")
     assert record.scores == [*second, *first]
@@ -139,16 +148,16 @@ def test_a_whole_run(tmp_path, monkeypatch):
     assert files_below(folder) == [
         "metrics.csv",
         "reconstructions/a__1.npz",
-        "reconstructions/a__1.png",
+        "reconstructions/a__1__a__1.png",
         "reconstructions/b__2.npz",
-        "reconstructions/b__2.png",
+        "reconstructions/b__2__b__2.png",
         "run.json",
     ]
 
 
 def test_victims_are_read_back_in_the_planned_order(tmp_path):
     record = start(tmp_path / "run")
-    record.plan(["c/3", "b/2", "a/1"])
+    record.plan(planned("c/3", "b/2", "a/1"))
     originals = {name: add(record, name)[0].inputs for name in ("a/1", "c/3", "b/2")}
     victims = list(record.victims())
     assert [victim.scores[0].image_id for victim in victims] == ["c/3", "b/2", "a/1"]
@@ -167,12 +176,12 @@ def test_the_device_can_be_noted_later(tmp_path):
 def test_columns_are_the_scores_fields(tmp_path):
     record = start(tmp_path / "run")
     add(record, "b/2")
-    record.plan(["a/1", "b/2"])
+    record.plan(planned("a/1", "b/2"))
     add(record, "a/1")
     record.finish(None)
     header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
     assert header == (
-        "image_id,label,label_inferred,ssim,mse,psnr_db,success,gradient_norm,true_probability,"
+        "capture_id,round,client,image_id,label,label_inferred,ssim,mse,psnr_db,success,gradient_norm,true_probability,"
         "objective,steps,evaluations,seconds,status,noise_scale,snr_db,ssim_paper,ssim_zeros,"
         "mse_zeros,ssim_mean_image,mse_mean_image,"
         "ssim_paper_cpl,ssim_paper_dlg,ssim_paper_gradinv,ssim_oracle,mse_oracle,"
@@ -206,7 +215,7 @@ def test_round_trip_in_the_order_of_the_originals(tmp_path, trace):
     assert torch.equal(back.trace.steps, reconstruction.trace.steps)
     assert torch.equal(back.trace.objective, reconstruction.trace.objective)
     assert torch.equal(back.trace.inputs, torch.stack([victim.inputs * 0.5, victim.inputs]))
-    assert torch.equal(back.ssim_trace, ssim_over_steps(victim, reconstruction.trace))
+    assert torch.equal(back.ssim_trace, judgement_of(victim, reconstruction).ssim_trace)
     assert len(list(path.parent.glob("*.png"))) == 3
 
 
@@ -360,5 +369,5 @@ def test_a_victim_is_recorded_once(tmp_path):
 def test_pictures_open(tmp_path):
     record = start(tmp_path / "run")
     add(record, "a/1")
-    with Image.open(tmp_path / "run/reconstructions/a__1.png") as picture:
+    with Image.open(tmp_path / "run/reconstructions/a__1__a__1.png") as picture:
         assert (picture.format, picture.mode) == ("PNG", "RGB")

@@ -11,9 +11,9 @@ from helpers import CPU, experiment, payload_of, spec_of, victim_of
 from torch import Tensor, nn
 
 from medpfl.errors import ConfigurationError, MedpflError, ThreatModelError
-from medpfl.federated import FedSGDClient
-from medpfl.round import Round
+from medpfl.federated import Client
 from medpfl.threat import CAPABILITIES, ThreatModel
+from medpfl.training import LocalTraining
 from medpfl.types import Observation
 
 SPEC = spec_of(3, 16, 16, num_classes=4)
@@ -22,14 +22,13 @@ VICTIM = victim_of(SPEC, [1, 3])
 
 def observe(*knows: str) -> Observation:
     payload = payload_of("dlg_cnn", SPEC)
-    client = FedSGDClient(spec=SPEC, device=CPU, shares_buffers=True)
+    client = Client(spec=SPEC, device=CPU, shares_buffers=True)
     update, _ = client.update(VICTIM, payload)
     return ThreatModel(knows=knows).observe(
-        victim_id="v",
+        capture_id="v",
         payload=payload,
         update=update,
         spec=SPEC,
-        local_training=FedSGDClient.local_training,
     )
 
 
@@ -42,39 +41,44 @@ def observe(*knows: str) -> Observation:
 )
 def test_an_update_of_another_network_is_refused(tensors, words):
     payload = payload_of("dlg_cnn", SPEC)
-    update, _ = FedSGDClient(spec=SPEC, device=CPU).update(VICTIM, payload)
+    update, _ = Client(spec=SPEC, device=CPU).update(VICTIM, payload)
     other = replace(update, tensors={**update.tensors, **tensors})
     with pytest.raises(MedpflError, match=rf"the update of v does not fit .*{words}"):
         ThreatModel(knows=["num_examples"]).observe(
-            victim_id="v",
+            capture_id="v",
             payload=payload,
             update=other,
             spec=SPEC,
-            local_training=FedSGDClient.local_training,
         )
 
 
 def test_every_capability_is_a_field_of_the_observation():
-    assert set(CAPABILITIES) <= {f.name for f in fields(Observation)}
+    of_training = {"local_order"}  # a part of local_training
+    assert set(CAPABILITIES) - of_training <= {f.name for f in fields(Observation)}
 
 
 @pytest.mark.parametrize("granted", CAPABILITIES)
 def test_what_is_not_granted_is_withheld(granted):
     seen = observe(granted)
-    for capability in CAPABILITIES:
+    for capability in set(CAPABILITIES) - {"local_order"}:
         assert (getattr(seen, capability) is not None) == (capability == granted)
+
+
+def test_the_order_of_the_images_is_granted_by_itself():
+    assert observe("local_training").local_training.order is None
+    assert observe("local_training", "local_order").local_training.order == ((0, 1),)
 
 
 def test_what_is_granted_is_the_truth():
     seen = observe(*CAPABILITIES)
     assert seen.num_examples == 2
     assert torch.equal(seen.labels, VICTIM.labels)
-    assert seen.local_training == FedSGDClient.local_training
+    assert seen.local_training == LocalTraining().in_turn(2)
 
 
 def test_what_every_server_sees():
     seen = observe()
-    assert (seen.victim_id, seen.kind, seen.spec) == ("v", "gradient", SPEC)
+    assert (seen.capture_id, seen.kind, seen.spec) == ("v", "gradient", SPEC)
     assert list(seen.tensors) == list(seen.payload.parameters)
 
 
@@ -101,9 +105,8 @@ def tensors_in(value: object) -> Iterator[Tensor]:
 @pytest.mark.parametrize("model", ["dlg_cnn", "resnet18"])
 def test_an_observation_never_holds_the_victims_images(model):
     parts = experiment("attack=dlg", f"model={model}", "n_images=2")
-    round_ = Round(parts)
-    for seen in round_.observations():
-        victim, _ = round_.pending[seen.victim_id]
+    for capture in parts.source.captures():
+        seen, victim = capture.observation, capture.truth
         truth = victim.inputs.untyped_storage().data_ptr()
         found = list(tensors_in(seen))
         assert len(found) > len(seen.tensors)
@@ -148,5 +151,5 @@ def test_the_description_names_what_is_known_and_withheld():
     who, knows, withheld = ThreatModel(knows=["labels"]).describe()
     assert who == "honest-but-curious server, sees individual updates"
     assert knows.endswith("labels")
-    assert withheld == "withheld: num_examples, local_training, buffers"
+    assert withheld == "withheld: num_examples, local_training, local_order, buffers"
     assert ThreatModel(knows=list(CAPABILITIES)).describe()[2] == "withheld: nothing"

@@ -15,18 +15,18 @@ from medpfl.attacks.closed_form import ClosedForm
 from medpfl.attacks.closed_form.trunk import Trunk, TrunkEquations
 from medpfl.attacks.starts import Normal
 from medpfl.metrics import ssim
-from medpfl.types import DataSpec, Observation, ServerPayload, VictimBatch
+from medpfl.types import DataSpec, Observation, ServerPayload, Truth
 
 GREY = spec_of(1, 16, 16)
 
 
-def smooth(spec: DataSpec, seed: int = 0) -> VictimBatch:
+def smooth(spec: DataSpec, seed: int = 0) -> Truth:
     coarse = torch.rand((1, spec.shape[0], 6, 6), generator=seeded(seed))
     image = functional.interpolate(coarse, size=spec.shape[1:], mode="bicubic").clamp(0, 1)
     return replace(victim_of(spec, [1]), inputs=image)
 
 
-def seen(payload: ServerPayload, spec: DataSpec = GREY) -> tuple[Observation, VictimBatch]:
+def seen(payload: ServerPayload, spec: DataSpec = GREY) -> tuple[Observation, Truth]:
     victim = smooth(spec)
     return observe(payload, spec, victim, knows=("num_examples",)), victim
 

@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from medpfl.errors import ConfigurationError
 from medpfl.models.structure import last_linear
@@ -145,11 +144,9 @@ class Counted:
         payload, spec = observation.payload, observation.spec
         stream = generator(0, "label probes")
         noise = spec.normalise(torch.rand(self.probes, *spec.shape, generator=stream))
-        state = {**payload.parameters, **payload.buffers}
         device = next(iter(payload.parameters.values())).device
         with torch.no_grad():
-            model = payload.model.eval()
-            logits: Tensor = functional_call(model, state, (noise.to(device),))
+            logits = payload.forward(training=False)(payload.parameters, noise.to(device))
         return logits.double().softmax(1).mean(0).cpu()
 
 

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value, vmap
+from torch.func import functional_call, grad_and_value, vmap
 
 from medpfl.attacks.chain_matching import ChainMatching
-from medpfl.attacks.compiled import BatchedFunction, Compiled, Compiling
+from medpfl.attacks.compiled import BatchedFunction, Compiling
 from medpfl.attacks.curvature import gauss_newton
 from medpfl.attacks.distances import Distance, LeastSquares
+from medpfl.attacks.evaluator import Evaluator, Rows
 from medpfl.attacks.priors import Prior, SquaredPrior
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.sigmoid_cnn import SigmoidCNN
 from medpfl.optim.base import Product
-from medpfl.optim.capacity import is_out_of_memory
 from medpfl.optim.rows import RowTable
 from medpfl.optim.shared_rows import SharedRows
+from medpfl.training import UpdateMap, forward_of
 from medpfl.types import ServerPayload
 
 _ACTIVATIONS_AT_ONCE = 6_000_000
 _BYTES_AT_ONCE = 4_000_000_000
-# The largest block that teaches glibc anything, less its own bookkeeping.
-_KEPT_BYTES = 32 * 2**20 - 2**13
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass
@@ -57,6 +54,8 @@ class MatchingObjective:
         distance: the gradient distance.
         dtype: the attacker's precision.
         chunk: rows evaluated at once; more are evaluated in turn.
+        update: from a row's images to its update, as the client is thought to make it; None is one
+            gradient.
         priors: terms that are added to the distance.
         compiling: how the evaluation is compiled.
     """
@@ -69,10 +68,12 @@ class MatchingObjective:
         distance: Distance,
         dtype: torch.dtype,
         chunk: int,
+        update: UpdateMap | None = None,
         priors: Sequence[Prior] = (),
         compiling: Compiling = False,
     ) -> None:
-        self._model = _without_statistics(payload.model).train(payload.training)
+        self._model, self._update = payload.network(), update or UpdateMap()
+        self._counters = {n: b for n, b in payload.buffers.items() if not b.is_floating_point()}
         self._shapes = {name: p.shape for name, p in payload.parameters.items()}
         self._shared = flatten(payload.parameters).to(dtype)
         self._buffer_shapes = {name: b.shape for name, b in float_buffers(payload).items()}
@@ -83,7 +84,7 @@ class MatchingObjective:
         self._priors = priors
         self._compiling: Compiling = compiling
         self._chain: ChainMatching | None = None
-        if isinstance(payload.model, SigmoidCNN):
+        if isinstance(payload.model, SigmoidCNN) and self._update.is_one_gradient(unknowns.images):
             self._chain = ChainMatching(
                 model=payload.model,
                 unknowns=unknowns,
@@ -91,37 +92,15 @@ class MatchingObjective:
                 priors=priors,
                 device=self._shared.device,
             )
-        self._batched = self._for_chunks()
-        _keep_freed_memory()
+        self._evaluators: dict[bool, Evaluator] = {}
 
     def __call__(self, z: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Return the objective `(B,)` and its gradient `(B, D)` at `(B, D)` points.
-
-        Where memory runs out, fewer rows are evaluated at once from then on.
-        """
-        values, gradients = [], []
-        first = 0
-        while first < len(z):
-            try:
-                # Chunks as even as can be: few rows by themselves take as long as many.
-                waiting = len(z) - first
-                size = -(-waiting // -(-waiting // self._chunk))
-                gradient, value = self._evaluate(z, targets, slice(first, first + size))
-            except (RuntimeError, MemoryError) as error:
-                if self._chunk == 1 or not is_out_of_memory(error):
-                    raise
-                self._chunk //= 2
-                self._batched = self._for_chunks()
-                continue
-            values.append(value)
-            gradients.append(gradient)
-            first += len(value)
-        return torch.cat(values), torch.cat(gradients)
+        """Return the objective `(B,)` and its gradient `(B, D)` at `(B, D)` points."""
+        gradients, values = self._evaluator(targets)(z, *self._arguments(targets))
+        return values, gradients
 
     def curvature(self, z: Tensor, targets: Targets) -> Product:
         """Return the product with the rows' Gauss-Newton Hessians at `(B, D)` points.
-
-        Where memory runs out, fewer products are made at once from then on.
 
         Raises:
             ValueError: the distance or a prior is no sum of squares.
@@ -129,75 +108,45 @@ class MatchingObjective:
         squared = all(isinstance(prior, SquaredPrior) for prior in self._priors)
         if not (squared and isinstance(self._distance, LeastSquares)):
             raise ValueError("only a LeastSquares distance and SquaredPriors have this curvature")
-        whole = self._linearised(z, targets, slice(None)) if len(z) <= self._chunk else None
+        own = not _is_shared(targets)
+        linearise = gauss_newton(self._residual, rowwise=(True, True, own, own))
+        gradient, labels, *network = self._arguments(targets)
 
-        def product(vectors: Tensor) -> Tensor:
-            nonlocal whole
-            while True:
-                try:
-                    return self._products(whole, z, vectors, targets)
-                except (RuntimeError, MemoryError) as error:
-                    if self._chunk == 1 or not is_out_of_memory(error):
-                        raise
-                whole = None
-                self._chunk //= 2
-                self._batched = self._for_chunks()
+        def linearised(part: slice) -> Product:
+            return linearise(
+                z[part],
+                gradient[part],
+                labels[part],
+                *(tensor[part] if own else tensor for tensor in network),
+            )
 
-        return product
+        return self._evaluator(targets).product(linearised, len(z))
 
-    def _products(
-        self, whole: Product | None, z: Tensor, vectors: Tensor, targets: Targets
-    ) -> Tensor:
-        """Multiply chunk by chunk; rows that do not fit into one are linearised again each time."""
-        rows = len(z) if whole else self._chunk
-        products = []
-        for first in range(0, len(z), rows):
-            part = slice(first, first + rows)
-            product = whole or self._linearised(z, targets, part)
-            pieces = torch.split(vectors[part], max(1, self._chunk // rows), dim=1)
-            products.append(torch.cat([product(piece) for piece in pieces], dim=1))
-        return torch.cat(products)
-
-    def _linearised(self, z: Tensor, targets: Targets, part: slice) -> Product:
-        shared = targets.parameters.shape[1] == 0
-        linearise = gauss_newton(self._residual, rowwise=(True, True, not shared, not shared))
-        return linearise(
-            z[part],
-            targets.gradient[part],
-            targets.labels[part],
-            self._shared if shared else targets.parameters[part],
-            self._shared_buffers if shared else targets.buffers[part],
-        )
-
-    def _for_chunks(self) -> dict[bool, BatchedFunction]:
-        """Return the evaluation of a chunk's rows, by whether they share one network."""
-        functions: dict[bool, BatchedFunction] = {}
-        for shared in (True, False):
+    def _evaluator(self, targets: Targets) -> Evaluator:
+        """Return what evaluates rows that share one network, or that bring their own."""
+        shared = _is_shared(targets)
+        if shared not in self._evaluators:
             own = None if shared else 0
-            batched: BatchedFunction = self._chain or vmap(
+            function: BatchedFunction = self._chain or vmap(
                 grad_and_value(self._value), in_dims=(0, 0, 0, own, own)
             )
-            functions[shared] = batched
-            if self._compiling:
-                functions[shared] = Compiled(
-                    batched,
-                    rowwise=(True, True, True, not shared, not shared),
-                    size=self._chunk,
-                    cudagraphs=self._compiling == "cudagraphs",
-                )
-        return functions
+            self._evaluators[shared] = Evaluator(
+                function,
+                rowwise=(True, True, True, not shared, not shared),
+                chunk=self._chunk,
+                compiling=self._compiling,
+            )
+        return self._evaluators[shared]
 
-    def _evaluate(self, z: Tensor, targets: Targets, part: slice) -> tuple[Tensor, Tensor]:
-        """Return gradients `(b, D)` and values `(b,)` of some rows."""
-        shared = targets.parameters.shape[1] == 0
-        gradient, value = self._batched[shared](
-            z[part],
-            targets.gradient[part],
-            targets.labels[part],
-            self._shared if shared else targets.parameters[part],
-            self._shared_buffers if shared else targets.buffers[part],
+    def _arguments(self, targets: Targets) -> tuple[Rows, Tensor, Tensor, Tensor]:
+        """Return what rows are evaluated with, beside their points."""
+        shared = _is_shared(targets)
+        return (
+            targets.gradient,
+            targets.labels,
+            self._shared if shared else targets.parameters,
+            self._shared_buffers if shared else targets.buffers,
         )
-        return gradient, value
 
     def _value(
         self, z: Tensor, observed: Tensor, labels: Tensor, parameters: Tensor, buffers: Tensor
@@ -225,43 +174,21 @@ class MatchingObjective:
         """Return the dummy's and the observed gradient, and the dummy images `(N, C, *S)`."""
         inputs_norm, scores = self._unknowns.unpack(z)
         probabilities = labels if scores is None else scores.softmax(1)
-        statistics = unflatten(buffers, self._buffer_shapes)
-
-        def loss(weights: dict[str, Tensor]) -> Tensor:
-            logits = functional_call(self._model, (weights, statistics), (inputs_norm,))
-            value: Tensor = -(probabilities * logits.log_softmax(1)).sum(1).mean()
-            return value
-
-        dummy: dict[str, Tensor] = grad(loss)(unflatten(parameters, self._shapes))
+        state = {**self._counters, **unflatten(buffers, self._buffer_shapes)}
+        sent = unflatten(parameters, self._shapes)
+        dummy = self._update(forward_of(self._model, state), sent, inputs_norm, probabilities)
         wanted = unflatten(observed, self._shapes)
         return list(dummy.values()), list(wanted.values()), inputs_norm
 
 
-def _keep_freed_memory() -> None:
-    """Let go of a block so large that glibc's malloc from now on keeps what it is given back.
-
-    Else it returns the memory of every larger tensor to the system, and gets it anew, page by page
-    (measured: thousands of page faults an evaluation, and next to none after this).
-    """
-    torch.empty(_KEPT_BYTES, dtype=torch.uint8)
+def _is_shared(targets: Targets) -> bool:
+    """Say whether all rows share one network."""
+    return targets.parameters.shape[1] == 0
 
 
 def float_buffers(payload: ServerPayload) -> dict[str, Tensor]:
     """Return the buffers that a network computes with; its counters of batches are left out."""
     return {name: b for name, b in payload.buffers.items() if b.is_floating_point()}
-
-
-def _without_statistics(model: nn.Module) -> nn.Module:
-    """Copy a network that no longer updates its running statistics.
-
-    In train mode they do not enter the gradient, and ``vmap`` cannot update them in place. In eval
-    mode the network goes on using those it is given.
-    """
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, _NORMS):
-            module.track_running_stats = False
-    return model
 
 
 def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -278,7 +205,11 @@ def unflatten(vector: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
 
 
 def rows_at_once(
-    payload: ServerPayload, unknowns: Unknowns, *, memory: int = 2 * _BYTES_AT_ONCE
+    payload: ServerPayload,
+    unknowns: Unknowns,
+    *,
+    memory: int = 2 * _BYTES_AT_ONCE,
+    steps: int = 1,
 ) -> int:
     """Return how many rows to evaluate together: as many as memory takes, in reason.
 
@@ -289,9 +220,10 @@ def rows_at_once(
         payload: the network.
         unknowns: what a row consists of.
         memory: bytes for rows and their evaluation; each gets half.
+        steps: of the client's; what each computes is kept for the derivative.
     """
-    outputs = activations(payload, unknowns)
-    parameters = sum(p.numel() for p in payload.parameters.values())
+    outputs = steps * activations(payload, unknowns)
+    parameters = steps * sum(p.numel() for p in payload.parameters.values())
     # Measured on ResNet-18; float64, so that it holds in either precision.
     bytes_a_row = 8 * (4 * parameters + 6 * outputs)
     if next(iter(payload.parameters.values())).device.type == "cuda":
@@ -308,12 +240,14 @@ def activations(payload: ServerPayload, unknowns: Unknowns) -> int:
         nonlocal entries
         entries += output.numel() if isinstance(output, Tensor) else 0
 
-    leaves = [m for m in payload.model.modules() if not any(m.children())]
+    network = payload.network(training=False)
+    leaves = [m for m in network.modules() if not any(m.children())]
     hooks = [m.register_forward_hook(count) for m in leaves]
     try:
         with torch.no_grad():
             device = next(iter(payload.parameters.values())).device
-            payload.model.eval()(torch.zeros(unknowns.image_shape, device=device))
+            images = torch.zeros(unknowns.image_shape, device=device)
+            functional_call(network, {**payload.parameters, **payload.buffers}, (images,))
     finally:
         for hook in hooks:
             hook.remove()

@@ -6,25 +6,22 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from medpfl.attacks.composition import Parts
 from medpfl.attacks.determination import LEAST_DETERMINED
-from medpfl.attacks.labels import LabelStrategy
 from medpfl.attacks.matching import Targets, flatten, float_buffers
 from medpfl.attacks.stages import Key
-from medpfl.attacks.starts import Solving, Start
+from medpfl.attacks.starts import Solving
 from medpfl.attacks.unknowns import Unknowns
-from medpfl.models.structure import last_linear
 from medpfl.optim.scheduler import Outcome, Row, Snapshot
 from medpfl.optim.shared_rows import SharedRows
 from medpfl.outcomes import Status
 from medpfl.seeding import generator
 from medpfl.types import Observation, Reconstruction, Trace
 
-Channels = Literal["free", "tied", "auto"]
 Determined = Callable[[Outcome[Key]], float]
 
 
@@ -39,20 +36,14 @@ class VictimRows:
     """What a row is: where it starts, what it must match, what is handed in where it ends.
 
     Args:
-        start: draws the first dummy.
-        labels: how the labels are known.
-        channels: whether a pixel's channels are one unknown; see `GradientMatching`.
-        boxed: whether pixels are sigmoids of the unknowns.
+        parts: what is compared.
         members: restarts that a row holds; more than one where they are a group.
         shared: whether all rows share one network.
         seed: the run's.
         device: where rows are evaluated.
     """
 
-    start: Start
-    labels: LabelStrategy
-    channels: Channels
-    boxed: bool
+    parts: Parts
     members: int
     shared: bool
     seed: int
@@ -60,28 +51,11 @@ class VictimRows:
 
     def unknowns(self, observation: Observation) -> Unknowns:
         """Return how the vector of a member is read."""
-        if observation.num_examples is None:
-            raise ValueError("the number of examples is withheld: call ThreatModel.require first")
-        weight, _ = last_linear(observation.payload.model)
-        classes = len(observation.payload.parameters[weight])
-        spec = observation.spec
-        tied = self.channels == "tied" or (self.channels == "auto" and spec.greyscale)
-        return Unknowns(
-            spec,
-            observation.num_examples,
-            classes,
-            self.labels.joint,
-            tied=tied and spec.shape[0] > 1,
-            boxed=self.boxed,
-        )
-
-    def count(self, observation: Observation) -> int:
-        """Return the number of a row's unknowns."""
-        return self.members * self.unknowns(observation).count
+        return self.parts.unknowns(observation)
 
     def key(self, observation: Observation) -> Key:
         """Return the name of a victim's first restart."""
-        return Key(observation, 0, self.labels.labels(observation))
+        return Key(observation, 0, self.parts.labels.labels(observation))
 
     def row(self, key: Key, dtype: torch.dtype, target: Targets | None = None) -> Row[Key, Targets]:
         """Return a row at its start; its seconds count: a closed form is part of the attack.
@@ -92,9 +66,9 @@ class VictimRows:
             target: where that of another restart serves, too.
         """
         began = time.perf_counter()
-        if isinstance(self.start, Solving) and key.restart == 0:
+        if isinstance(self.parts.start, Solving) and key.restart == 0:
             # The same for every restart: the others are to begin elsewhere.
-            key = replace(key, solution=self.start.solve(key.observation))
+            key = replace(key, solution=self.parts.start.solve(key.observation))
         restarts = range(key.restart, key.restart + self.members)
         start = torch.cat([self._first_point(replace(key, restart=r)) for r in restarts])
         seconds = time.perf_counter() - began
@@ -146,7 +120,7 @@ class VictimRows:
         if labels is None:
             raise ValueError("labels are neither known nor optimised")
         return Reconstruction(
-            victim_id=observation.victim_id,
+            capture_id=observation.capture_id,
             inputs=_pixels(observation, images),
             labels=labels.cpu(),
             objective=best.objective,
@@ -162,13 +136,13 @@ class VictimRows:
 
     def _first_point(self, key: Key) -> Tensor:
         unknowns = self.unknowns(key.observation)
-        stream = generator(self.seed, "start", key.observation.victim_id, key.restart)
+        stream = generator(self.seed, "start", key.observation.capture_id, key.restart)
         if key.solution is not None and key.restart == 0:
             images = key.solution.image.unsqueeze(0)
-        elif isinstance(self.start, Solving):
-            images = self.start.draw(key.observation, unknowns.image_shape, stream)
+        elif isinstance(self.parts.start, Solving):
+            images = self.parts.start.draw(key.observation, unknowns.image_shape, stream)
         else:
-            images = self.start(key.observation, unknowns.image_shape, stream)
+            images = self.parts.start(key.observation, unknowns.image_shape, stream)
         return unknowns.pack(images, torch.randn(unknowns.label_shape, generator=stream))
 
 

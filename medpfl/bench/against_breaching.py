@@ -130,8 +130,9 @@ def _attacked(updates: Updates, chosen: breaching_side.Settings) -> Attempt:
     """Run breaching on each update in turn."""
     seed, clock = updates.experiment.seed, Clock()
     found = [
-        breaching_side.reconstruct(u.observation, u.victim.labels, chosen, seed=seed)
+        breaching_side.reconstruct(u.observation, u.truth.labels, chosen, seed=seed)
         for u in updates.each
+        if u.truth is not None
     ]
     return score(updates, found, clock)
 

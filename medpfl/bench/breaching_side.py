@@ -114,7 +114,7 @@ def reconstruct(
     attacker = library.attacks.prepare_attack(
         observation.payload.model, nn.CrossEntropyLoss(), chosen.config, setup
     )
-    stream = generator(seed, "breaching", observation.victim_id)
+    stream = generator(seed, "breaching", observation.capture_id)
     # It draws from the one stream that everybody shares, which is put back afterwards.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -177,7 +177,7 @@ def _reconstruction(
     pixels = observation.spec.denormalise(inputs_norm.detach().float())
     finite = bool(pixels.isfinite().all())
     return Reconstruction(
-        victim_id=observation.victim_id,
+        capture_id=observation.capture_id,
         inputs=pixels.nan_to_num(0.5).clamp(0, 1),
         labels=labels.detach(),
         objective=float("nan"),

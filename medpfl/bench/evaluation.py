@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from medpfl.attacks.composition import Parts
 from medpfl.attacks.matching import MatchingObjective, rows_at_once
 from medpfl.attacks.victim_rows import VictimRows
 from medpfl.bench.loop import ATTACKS
@@ -90,10 +91,15 @@ def _batched(updates: Updates) -> tuple[Callable[[], Tensor], Tensor, int]:
     attack = updates.config.attack
     seen = [u.observation for u in updates.each]
     rows = VictimRows(
-        start=instantiate(attack.start),
-        labels=instantiate(attack.labels),
-        channels="free",
-        boxed=False,
+        parts=Parts(
+            start=instantiate(attack.start),
+            labels=instantiate(attack.labels),
+            distance=instantiate(attack.distance),
+            priors=(),
+            projections=(),
+            channels="free",
+            boxed=False,
+        ),
         members=1,
         shared=all(o.payload is seen[0].payload for o in seen),
         seed=updates.experiment.seed,

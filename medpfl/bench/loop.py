@@ -128,7 +128,7 @@ def _plain(updates: Updates, steps: int) -> Attempt:
     results, clock = [], Clock()
     for update in updates.each:
         seen = update.observation
-        stream = generator(updates.experiment.seed, "start", seen.victim_id, 0)
+        stream = generator(updates.experiment.seed, "start", seen.capture_id, 0)
         dummy = start(seen, (1, *seen.spec.shape), stream)
         scores = torch.randn(1, seen.spec.num_classes, generator=stream)
         result = plain_attack(seen, dummy, labels.labels(seen), scores, steps=steps)
@@ -138,7 +138,7 @@ def _plain(updates: Updates, steps: int) -> Attempt:
 
 def _reconstruction(seen: Observation, result: PlainResult) -> Reconstruction:
     return Reconstruction(
-        victim_id=seen.victim_id,
+        capture_id=seen.capture_id,
         inputs=result.inputs,
         labels=torch.zeros(1, dtype=torch.int64),
         objective=float("nan"),

@@ -15,25 +15,9 @@ from torch import Tensor
 from medpfl.attacks import AttackContext
 from medpfl.cli import conf_dir
 from medpfl.experiment import Experiment, build
-from medpfl.metrics import VictimFacts
 from medpfl.metrics.rates import is_zero_gradient
 from medpfl.profiling import UNPROFILED, Profiler
-from medpfl.round import Round
-from medpfl.types import ImageScore, Observation, Reconstruction, VictimBatch
-
-
-@dataclass(frozen=True)
-class Update:
-    """One update: what the attacker sees, and what only the score may use."""
-
-    observation: Observation
-    victim: VictimBatch
-    facts: VictimFacts
-
-    @property
-    def has_gradient(self) -> bool:
-        """Whether its norm is above zero in float32, see `is_zero_gradient`."""
-        return not is_zero_gradient(self.facts.gradient_norm)
+from medpfl.types import Capture, ImageScore, Reconstruction
 
 
 @dataclass(frozen=True)
@@ -48,11 +32,13 @@ class Updates:
 
     config: DictConfig
     experiment: Experiment
-    each: tuple[Update, ...]
+    each: tuple[Capture, ...]
 
     def with_gradient(self) -> Updates:
         """Leave out updates whose gradient is zero: no attack has anything to go by."""
-        kept = tuple(u for u in self.each if u.has_gradient)
+        kept = tuple(
+            u for u in self.each if u.facts and not is_zero_gradient(u.facts.gradient_norm)
+        )
         return Updates(self.config, self.experiment, kept)
 
 
@@ -123,12 +109,7 @@ def compute_updates(overrides: Sequence[str]) -> Updates:
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         config = compose("config", overrides=["attack.trace_points=0", *overrides])
     experiment = build(config)
-    round_ = Round(experiment)
-    each = []
-    for observation in round_.observations():
-        victim, facts = round_.pending.pop(observation.victim_id)
-        each.append(Update(observation, victim, facts))
-    return Updates(config, experiment, tuple(each))
+    return Updates(config, experiment, tuple(experiment.source.captures()))
 
 
 def attack_updates(updates: Updates, *, profiler: Profiler = UNPROFILED) -> Attempt:
@@ -164,13 +145,11 @@ def score(updates: Updates, found: Iterable[Reconstruction], clock: Clock) -> At
     seconds, cpu_seconds = clock.read()
     e = updates.experiment
     mean_image: Tensor = e.data.mean_image()
-    by_id = {r.victim_id: r for r in found}
+    by_id = {r.capture_id: r for r in found}
     scores = [
         row
         for u in updates.each
-        for row in e.scorer.score(
-            u.victim, by_id[u.observation.victim_id], u.facts, mean_image, spec=e.data.spec
-        )
+        for row in e.scorer.judge(u, by_id[u.capture_id], mean_image).scores
     ]
     evaluations = sum(r.evaluations for r in by_id.values())
     return Attempt(tuple(scores), seconds, cpu_seconds, evaluations)

@@ -28,12 +28,16 @@ class ImageSet:
         labels: `(n,)` int64.
         read: maps an index to the image, `(C, *S)` float32 in [0, 1].
         on_error: ``skip`` lets `sample` pass over images that cannot be read.
+        folders: of each image the first folder below its class folder, such as a hospital's, and
+            nothing where it lies directly in it; empty where images are not files. Hashed where
+            ids are.
     """
 
     ids: tuple[str, ...]
     labels: Tensor
     read: Callable[[int], Tensor] = field(repr=False)
     on_error: OnError = "raise"
+    folders: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +80,9 @@ class LoadedData:
         skipped: unreadable files that were left out.
         notes: lines for the user, such as the stride and why it was chosen.
         source: where the images come from.
+        held_out: images like the attacked ones that no client trains on, for utility; None where
+            the dataset has none. Where the test split is attacked it is the training split, which
+            the server may have pretrained on. Its files are not checked before they are read.
     """
 
     name: str
@@ -88,6 +95,7 @@ class LoadedData:
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     source: str
+    held_out: ImageSet | None = None
 
     def mean_image(self) -> Tensor:
         """Return the mean of up to 512 evenly spaced training images, `(C, *S)`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from medpfl._paths import printable
-from medpfl.data.dataset import LoadedData, OnError, data_spec
+from medpfl.data.dataset import ImageSet, LoadedData, OnError, data_spec
 from medpfl.data.ids import Naming
 from medpfl.data.images import check_header, read_image
 from medpfl.data.listing import FileList
@@ -45,6 +45,7 @@ def load_files(
     seed: int,
     source: Path,
     naming: Naming,
+    held_out: FileList | None = None,
 ) -> LoadedData:
     """Select the attacked images and leave unreadable files out.
 
@@ -63,12 +64,15 @@ def load_files(
         seed: the run's seed.
         source: the folder in which the dataset was found.
         naming: what gave the files their ids.
+        held_out: see `LoadedData`; may be the training split. No file of it is opened here.
 
     Raises:
         DataError: if selected files cannot be read and `on_error` is ``raise``; if there are too
             few images.
     """
-    readers = _Readers(source, preprocess, naming, on_error, (train, attacked))
+    held_out = held_out if held_out is not None and held_out.paths else None
+    lists = [files for files in (train, attacked, held_out) if files is not None]
+    readers = _Readers(source, preprocess, naming, on_error, lists)
     choose = partial(selector.choose, attacked.ids, n_images=n_images, seed=seed)
     selection, bad = _readable_selection(attacked, choose, readers)
     damaged = {attacked.paths[index] for index in bad}
@@ -79,6 +83,9 @@ def load_files(
     training = (
         images if train is attacked else train.without(damaged).image_set(readers.later, on_error)
     )
+    rest: ImageSet | None = training
+    if held_out is not train:
+        rest = held_out.image_set(readers.later, on_error) if held_out is not None else None
     skipped = tuple(sorted(readers.titles[path] for path in damaged))
     position = {index: new for new, index in enumerate(kept)}
     labels = [attacked.labels[index] for index in selection.indices]
@@ -99,6 +106,7 @@ def load_files(
             *_skipped_note(skipped, readers.hint),
         ),
         source=printable(source),
+        held_out=rest,
     )
 
 

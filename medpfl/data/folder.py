@@ -88,6 +88,7 @@ class ImageFolder:
                 f"dataset.split={self.split} of {printable(self.root)} has no images: raise "
                 "dataset.test_fraction or set dataset.split=all"
             )
+        held_out = {"train": test, "test": train, "all": None}[self.split]
         return load_files(
             name=self.name,
             classes=classes,
@@ -100,6 +101,7 @@ class ImageFolder:
             seed=seed,
             source=self.root,
             naming=naming,
+            held_out=held_out,
         )
 
 

@@ -107,6 +107,23 @@ class Naming:
             return tuple(ids)
         return tuple(printable(path.relative_to(dataset).as_posix()) for path in paths)
 
+    def folders(self, inside: Sequence[PurePath]) -> tuple[str, ...]:
+        """Return of each image the first folder below its class folder, or nothing.
+
+        A folder has one name in all classes; it is hashed where ids are, as it may be a patient's.
+
+        Args:
+            inside: files, relative to the folder that holds the class folders.
+        """
+        named = [path.parts[1] if len(path.parts) > 2 else "" for path in inside]
+        shown = {name: self._folder(name) for name in set(named)}
+        return tuple(shown[name] for name in named)
+
+    def _folder(self, name: str) -> str:
+        if self.salt is None or not name:
+            return printable(name)
+        return _hash(self.salt, PurePath(name))
+
     def hint(self, dataset: Path) -> str:
         """Return how the owner finds the file of an id, or nothing where an id says it."""
         if not self.hashed:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from medpfl.data.catalogue import CATALOGUE
 from medpfl.data.dataset import LoadedData, OnError
 from medpfl.data.files import checked_on_error, load_files
-from medpfl.data.ids import IdKind, IdSettings
+from medpfl.data.ids import IdKind, IdSettings, Naming
 from medpfl.data.listing import FileList, list_images
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.roots import find_splits
 from medpfl.data.select import Selector
-from medpfl.errors import ConfigurationError
+from medpfl.errors import ConfigurationError, DataError
 
 
 class KaggleDataset:
@@ -77,15 +79,8 @@ class KaggleDataset:
         source = folders[self.split].parent
         # The map is of all splits, so that a run on another one takes nothing away from it.
         wanted = {self.split, "train", *(folders if self.ids.id_map else ())}
-        lists: dict[str, FileList] = {
-            split: list_images(
-                folder,
-                entry.classes,
-                dataset=source,
-                naming=naming,
-                on_error=self.on_error,
-                setting=f"dataset {entry.name}",
-            )
+        lists = {
+            split: self._listed(folder, source, naming)
             for split, folder in folders.items()
             if split in wanted
         }
@@ -94,6 +89,11 @@ class KaggleDataset:
         }
         naming.write_map(source, files)
         attacked = lists[self.split]
+        other = next((split for split in folders if split != self.split), None)
+        if other is not None and other not in lists:
+            # Only utility is measured on it: a fault in it must not stop an attack.
+            with suppress(DataError):
+                lists[other] = self._listed(folders[other], source, naming)
         return load_files(
             name=entry.name,
             classes=entry.classes,
@@ -106,4 +106,15 @@ class KaggleDataset:
             seed=seed,
             source=source,
             naming=naming,
+            held_out=None if other is None else lists.get(other),
+        )
+
+    def _listed(self, folder: Path, dataset: Path, naming: Naming) -> FileList:
+        return list_images(
+            folder,
+            self.entry.classes,
+            dataset=dataset,
+            naming=naming,
+            on_error=self.on_error,
+            setting=f"dataset {self.entry.name}",
         )

@@ -26,6 +26,7 @@ class FileList:
         labels: one an image.
         ids: one an image, as `Naming.ids` gives them.
         titles: what messages call the files.
+        folders: one an image, see `ImageSet`.
         ignored: how many other files lay beside them; hidden files are not counted.
         unlisted: how many folders could not be listed, a line for each class folder with any.
     """
@@ -34,6 +35,7 @@ class FileList:
     labels: tuple[int, ...]
     ids: tuple[str, ...]
     titles: tuple[str, ...]
+    folders: tuple[str, ...]
     ignored: int = 0
     unlisted: tuple[str, ...] = ()
 
@@ -45,6 +47,7 @@ class FileList:
             labels=tuple(self.labels[i] for i in chosen),
             ids=tuple(self.ids[i] for i in chosen),
             titles=tuple(self.titles[i] for i in chosen),
+            folders=tuple(self.folders[i] for i in chosen),
             ignored=self.ignored,
             unlisted=self.unlisted,
         )
@@ -60,6 +63,7 @@ class FileList:
             labels=torch.tensor(self.labels, dtype=torch.int64),
             read=lambda index: read(self.paths[index]).clone(),
             on_error=on_error,
+            folders=self.folders,
         )
 
 
@@ -115,7 +119,15 @@ def list_images(
         labels += [label] * len(pictures)
     ids = naming.ids(paths, folder=folder, dataset=dataset)
     titles = naming.titles(paths, ids, dataset=dataset)
-    return FileList(tuple(paths), tuple(labels), ids, titles, ignored, tuple(unlisted))
+    return FileList(
+        paths=tuple(paths),
+        labels=tuple(labels),
+        ids=ids,
+        titles=titles,
+        folders=naming.folders([p.relative_to(folder) for p in paths]),
+        ignored=ignored,
+        unlisted=tuple(unlisted),
+    )
 
 
 def _files_below(folder: Path) -> tuple[list[Path], int]:

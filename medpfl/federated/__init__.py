@@ -1,15 +1,16 @@
 """The federation: server, clients, and what passes between them."""
 
-from medpfl.federated.client import ClientFacts, FedSGDClient
+from medpfl.federated.client import Client
 from medpfl.federated.pretrain import AdamSteps, FineTune, NoPretraining, Pretraining
 from medpfl.federated.server import Federation
+from medpfl.federated.simulation import Simulation
 
 __all__ = [
     "AdamSteps",
-    "ClientFacts",
-    "FedSGDClient",
+    "Client",
     "Federation",
     "FineTune",
     "NoPretraining",
     "Pretraining",
+    "Simulation",
 ]

@@ -2,87 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from medpfl.types import ClientUpdate, DataSpec, LocalTraining, ServerPayload, VictimBatch
-
-
-@dataclass(frozen=True)
-class ClientFacts:
-    """What is true of an update, for the record; the attacker never sees it.
-
-    Args:
-        gradient_norm: Euclidean norm of the whole gradient, before any defense.
-        true_probability: `(N,)` the softmax probability of each image's own class.
-    """
-
-    gradient_norm: float
-    true_probability: Tensor
+from medpfl.training import LocalTraining, Parameters, UpdateMap
+from medpfl.types import ClientUpdate, DataSpec, ServerPayload, Truth, UpdateFacts
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedSGDClient:
-    """Send the float32 gradient of the mean cross-entropy on one batch (McMahan et al. 2017).
+class Client:
+    """Compute the float32 update of a set of images.
 
     Args:
         spec: how pixels become the network's input.
         device: where the client computes.
+        training: what it does with its images; an order of its own is not looked at.
         shares_buffers: whether its buffers, such as BatchNorm's statistics, leave with the update.
     """
 
     spec: DataSpec
     device: torch.device
+    training: LocalTraining = field(default_factory=LocalTraining)
     shares_buffers: bool = False
 
-    local_training = LocalTraining(algorithm="fedsgd")
-
     def update(
-        self, victim: VictimBatch, payload: ServerPayload
-    ) -> tuple[ClientUpdate, ClientFacts]:
-        """Compute the update of one batch.
+        self, truth: Truth, payload: ServerPayload, generator: torch.Generator | None = None
+    ) -> tuple[ClientUpdate, UpdateFacts]:
+        """Compute what the client sends.
 
         Args:
-            victim: the client's own images.
+            truth: the client's own images.
             payload: the global model as received; left unchanged, its buffers too.
+            generator: draws the order of the images in every epoch; None visits them in turn.
 
         Returns:
             The update, tensors on the client's device, and the facts about it.
         """
-        inputs_norm = self.spec.normalise(victim.inputs.to(self.device))
-        labels = victim.labels.to(self.device)
-        names = list(payload.parameters)
-        parameters = {n: payload.parameters[n].detach().requires_grad_() for n in names}
-        buffers = {n: b.clone() for n, b in payload.buffers.items()}
-        logits = _forward(payload, parameters, buffers, inputs_norm)
-        loss = functional.cross_entropy(logits, labels)
-        gradients = torch.autograd.grad(loss, [parameters[n] for n in names])
-        update = ClientUpdate(
-            kind="gradient",
-            tensors=dict(zip(names, gradients, strict=True)),
-            num_examples=len(labels),
-            buffers=buffers if self.shares_buffers else None,
-            labels=victim.labels,
+        inputs_norm = self.spec.normalise(truth.inputs.to(self.device))
+        labels = truth.labels.to(self.device)
+        images = len(labels)
+        training = (
+            self.training.in_turn(images)
+            if generator is None
+            else self.training.drawn(images, generator)
         )
-        probability = logits.detach().softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
-        return update, ClientFacts(_norm(gradients), probability.cpu())
+        forward, buffers = payload.forward(), {n: b.clone() for n, b in payload.buffers.items()}
+        with torch.no_grad():
+            logits = forward(payload.parameters, inputs_norm)
+        trained = UpdateMap.of(training).train(
+            forward,
+            payload.parameters,
+            inputs_norm,
+            functional.one_hot(labels, logits.shape[1]).to(logits),
+            before_step=_Statistics(payload, buffers) if payload.training and buffers else None,
+        )
+        update = ClientUpdate(
+            kind=training.kind,
+            tensors=trained.moved
+            if training.kind == "gradient"
+            else _difference(trained.parameters, payload.parameters),
+            num_examples=images,
+            local_training=training,
+            buffers=buffers if self.shares_buffers else None,
+            labels=truth.labels,
+        )
+        probability = logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
+        return update, UpdateFacts(_norm(trained.moved), probability.cpu())
 
 
-def _forward(
-    payload: ServerPayload,
-    parameters: dict[str, Tensor],
-    buffers: dict[str, Tensor],
-    inputs_norm: Tensor,
-) -> Tensor:
-    model = payload.model.train(payload.training)
-    logits: Tensor = functional_call(model, (parameters, buffers), (inputs_norm,))
-    return logits
+class _Statistics:
+    """Moves BatchNorm's running statistics along, as every step of the client's does.
+
+    Args:
+        payload: the network.
+        buffers: its buffers; changed.
+    """
+
+    def __init__(self, payload: ServerPayload, buffers: dict[str, Tensor]) -> None:
+        self._model = payload.model.train(payload.training)
+        self._buffers = buffers
+
+    def __call__(self, parameters: Parameters, inputs_norm: Tensor) -> None:
+        with torch.no_grad():
+            functional_call(self._model, (dict(parameters), self._buffers), (inputs_norm,))
 
 
-def _norm(tensors: tuple[Tensor, ...]) -> float:
+def _difference(after: Parameters, before: Parameters) -> dict[str, Tensor]:
+    """Return what moved, in the client's own precision: the weights' rounding is part of it."""
+    return {name: tensor - before[name] for name, tensor in after.items()}
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
     # float64: the squares of a float32 gradient of norm 1e-30 would underflow to a false zero
-    return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
+    squares = [t.double().square().sum() for t in tensors.values()]
+    return float(torch.stack(squares).sum().sqrt())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from medpfl.federated.pretrain import Pretraining, TrainingImages
 from medpfl.seeding import generator
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range, Seed
+from medpfl.training import LocalTraining
 from medpfl.types import DataSpec, ServerPayload
 
 
@@ -31,7 +32,8 @@ class Federation:
     """One round of federated learning: who sends what to whom.
 
     Args:
-        pretrain: what the server did to the model before this round.
+        pretrain: what the server did to the model before the first round.
+        local: what clients do with their images.
         mode: whether clients run the network in ``eval`` mode (BatchNorm uses the statistics that
             the server sent) or in ``train`` mode (it uses those of the client's batch).
         buffers: whether clients keep their BatchNorm statistics ``private``, or have them
@@ -42,6 +44,7 @@ class Federation:
     """
 
     pretrain: Pretraining
+    local: LocalTraining = field(default_factory=LocalTraining)
     mode: Literal["eval", "train"] = "eval"
     buffers: Literal["private", "shared"] = "private"
     new_model_per_victim: bool = False
@@ -61,7 +64,7 @@ class Federation:
         images: TrainingImages,
         device: torch.device,
     ) -> Callable[[str], ServerPayload]:
-        """Return the function that gives each victim, by id, the payload it receives."""
+        """Return the function that gives each client, by capture id, the payload it receives."""
 
         def build(stream: torch.Generator) -> ServerPayload:
             model = factory.build(spec, stream)
@@ -69,7 +72,7 @@ class Federation:
             return self._payload(model.to(device))
 
         if self.new_model_per_victim:
-            return lambda victim_id: build(generator(self.model_seed, "model", victim_id))
+            return lambda capture_id: build(generator(self.model_seed, "model", capture_id))
         shared = build(torch.Generator().manual_seed(self.model_seed))
         return lambda _: shared
 

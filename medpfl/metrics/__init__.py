@@ -20,7 +20,7 @@ from medpfl.metrics.protocols import (
     paper_defense,
 )
 from medpfl.metrics.rates import wilson
-from medpfl.metrics.scoring import Scorer, VictimFacts, ssim_over_steps
+from medpfl.metrics.scoring import Judgement, Scorer, ssim_over_steps
 from medpfl.metrics.success import Summary, summarise
 from medpfl.outcomes import Grade
 
@@ -28,6 +28,7 @@ __all__ = [
     "ALL_PROTOCOLS",
     "Grade",
     "Grading",
+    "Judgement",
     "PaperCPL",
     "PaperDLG",
     "PaperGradInv",
@@ -35,7 +36,6 @@ __all__ = [
     "PaperProtocol",
     "Scorer",
     "Summary",
-    "VictimFacts",
     "calibrate",
     "line_up_size",
     "match",

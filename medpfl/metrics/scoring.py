@@ -1,4 +1,4 @@
-"""From a victim and what the attacker handed in to the rows of ``metrics.csv``."""
+"""From a capture and what the attacker handed in to the rows of ``metrics.csv``."""
 
 from __future__ import annotations
 
@@ -16,24 +16,29 @@ from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol,
 from medpfl.outcomes import Status
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
-from medpfl.types import DataSpec, ImageScore, Reconstruction, Trace, VictimBatch
+from medpfl.types import (
+    Capture,
+    ImageScore,
+    Reconstruction,
+    Trace,
+    Truth,
+    UpdateFacts,
+)
 
 
 @dataclass(frozen=True)
-class VictimFacts:
-    """What the client's side knows about one update; it explains a score and never the attack.
+class Judgement:
+    """How a reconstruction compares with the truth.
 
     Args:
-        gradient_norm: l2 norm of the update before any defense, not negative.
-        true_probability: `(N,)`: the network's probability of each image's true class.
-        noise_scale: scale of the noise that a defense added, or None.
-        snr_db: update against noise, or None without noise.
+        order: `(N,)` int64: entry n is the reconstruction that goes with original n.
+        scores: a row of ``metrics.csv`` for each original, in their order.
+        ssim_trace: `(T,)` mean SSIM at the steps of the reconstruction's trace, or None.
     """
 
-    gradient_norm: float
-    true_probability: Tensor
-    noise_scale: float | None
-    snr_db: float | None
+    order: Tensor
+    scores: tuple[ImageScore, ...]
+    ssim_trace: Tensor | None = None
 
 
 @checked("metrics")
@@ -52,95 +57,82 @@ class Scorer:
     threshold: Annotated[float, Range(-1, 1, "(]"), "the papers use 0.9"] = 0.9
     paper: PaperProtocol | None = None
 
-    def score(
+    def judge(
         self,
-        victim: VictimBatch,
+        capture: Capture,
         reconstruction: Reconstruction,
-        facts: VictimFacts,
         mean_image: Tensor,
         *,
-        spec: DataSpec,
         grading: Grading | None = None,
-    ) -> tuple[ImageScore, ...]:
-        """Return one row for each of the victim's images, in the victim's order.
+    ) -> Judgement:
+        """Match reconstructions to the truth once, one to one, and score every pair.
 
-        Images that share an update are first matched one to one on squared error; inferred labels
-        follow the matched image, and each row carries an equal share of the seconds.
+        Inferred labels follow the matched image, and each row carries an equal share of the
+        seconds.
 
         Args:
-            victim: the truth.
+            capture: the truth, and what the client's side knows.
             reconstruction: what the attacker handed in, in any order.
-            facts: what the client's side knows about the update.
             mean_image: `(C, *S)` in [0, 1]: the guess of someone who knows the kind of image only.
-            spec: the data's shape and normalisation.
             grading: what separates the grades on this dataset; None leaves them out.
 
         Raises:
             ConfigurationError: the images are smaller than SSIM's window.
-            ValueError: shapes do not agree, or pixels are not finite or not in [0, 1].
+            ValueError: shapes do not agree, pixels are not finite or not in [0, 1], or nobody knows
+                the truth.
         """
-        check_agreement(victim, reconstruction, facts)
-        order = match(victim.inputs, reconstruction.inputs)
-        oracle = paper_defense(victim.inputs, reconstruction.trace)
-        return tuple(
-            self._graded(
-                self._row(victim, reconstruction, facts, mean_image, spec, n, m, oracle[n]),
-                victim.inputs[n].detach().cpu(),
-                reconstruction.inputs[m].detach().cpu(),
-                mean_image.detach().cpu(),
-                grading,
-            )
+        truth, facts = check_agreement(capture, reconstruction)
+        trace = reconstruction.trace
+        oracle = paper_defense(truth.inputs, trace)
+        order = match(truth.inputs, reconstruction.inputs)
+        pairs = [
+            _Pair(n, m, truth.inputs[n].detach().cpu(), reconstruction.inputs[m].detach().cpu())
             for n, m in enumerate(order.tolist())
+        ]
+        mean_image = mean_image.detach().cpu()
+        rows = (
+            self._row(capture, truth, facts, reconstruction, pair, mean_image, oracle[pair.n])
+            for pair in pairs
         )
-
-    def _graded(
-        self,
-        row: ImageScore,
-        original: Tensor,
-        guess: Tensor,
-        mean_image: Tensor,
-        grading: Grading | None,
-    ) -> ImageScore:
-        if grading is None:
-            return row
-        informed = row.status != Status.NO_GRADIENT
-        grades = (
-            grading.grade(original, guess, informed=informed),
-            grading.grade(original, mean_image),
+        informed = reconstruction.status != Status.NO_GRADIENT
+        scores = tuple(
+            _graded(row, pair, mean_image, grading, informed=informed)
+            for row, pair in zip(rows, pairs, strict=True)
         )
-        own, guessed = ("" if grade is None else str(grade) for grade in grades)
-        return replace(row, grade=own, grade_mean_image=guessed)
+        ssim_trace = None if trace is None else ssim_over_steps(truth, trace, order)
+        return Judgement(order=order, scores=scores, ssim_trace=ssim_trace)
 
     def _row(
         self,
-        victim: VictimBatch,
+        capture: Capture,
+        truth: Truth,
+        facts: UpdateFacts,
         reconstruction: Reconstruction,
-        facts: VictimFacts,
+        pair: _Pair,
         mean_image: Tensor,
-        spec: DataSpec,
-        n: int,
-        m: int,
         oracle: OracleChoice,
     ) -> ImageScore:
-        original = victim.inputs[n].detach().cpu()
-        guess = reconstruction.inputs[m].detach().cpu()
-        zeros, mean_image = torch.zeros_like(original), mean_image.detach().cpu()
+        original, guess, spec = pair.original, pair.guess, capture.observation.spec
+        zeros = torch.zeros_like(original)
         similarity, error = ssim(original, guess), mse(original, guess)
         published = {k: protocol(original, guess, spec) for k, protocol in ALL_PROTOCOLS.items()}
         return ImageScore(
-            image_id=victim.ids[n],
-            label=int(victim.labels[n]),
-            label_inferred=int(reconstruction.labels[m]),
+            capture_id=capture.capture_id,
+            round=capture.round,
+            client=capture.client,
+            image_id=truth.ids[pair.n],
+            label=int(truth.labels[pair.n]),
+            label_inferred=int(reconstruction.labels[pair.m]),
             ssim=similarity,
             mse=error,
             psnr_db=psnr_db_of(error),
             success=similarity >= self.threshold,
             gradient_norm=float(facts.gradient_norm),
-            true_probability=float(facts.true_probability[n]),
+            true_probability=float(facts.true_probability[pair.n]),
             objective=reconstruction.objective,
             steps=reconstruction.steps,
             evaluations=reconstruction.evaluations,
-            seconds=reconstruction.seconds / len(victim.ids),
+            seconds=reconstruction.seconds / len(truth.ids),
             status=str(reconstruction.status),
             noise_scale=facts.noise_scale,
             snr_db=facts.snr_db,
@@ -160,10 +152,37 @@ class Scorer:
         )
 
 
-def ssim_over_steps(victim: VictimBatch, trace: Trace) -> Tensor:
-    """Return the mean SSIM over the victim's images at each recorded step; `(T,)` float64.
+@dataclass(frozen=True)
+class _Pair:
+    """An original, number `n` of its update, and the reconstruction, number `m`, that shows it."""
 
-    Images are matched once, by the last recorded step, so that a curve follows one image.
+    n: int
+    m: int
+    original: Tensor
+    guess: Tensor
+
+
+def _graded(
+    row: ImageScore, pair: _Pair, mean_image: Tensor, grading: Grading | None, *, informed: bool
+) -> ImageScore:
+    if grading is None:
+        return row
+    grades = (
+        grading.grade(pair.original, pair.guess, informed=informed),
+        grading.grade(pair.original, mean_image),
+    )
+    own, guessed = ("" if grade is None else str(grade) for grade in grades)
+    return replace(row, grade=own, grade_mean_image=guessed)
+
+
+def ssim_over_steps(truth: Truth, trace: Trace, order: Tensor) -> Tensor:
+    """Return the mean SSIM over an update's images at each recorded step; `(T,)` float64.
+
+    Args:
+        truth: the images.
+        trace: T recorded steps.
+        order: `(N,)`: which reconstruction goes with each original; one order for all steps, so
+            that a curve follows one image.
 
     Raises:
         ConfigurationError: the images are smaller than SSIM's window.
@@ -171,23 +190,25 @@ def ssim_over_steps(victim: VictimBatch, trace: Trace) -> Tensor:
     """
     if len(trace.inputs) == 0:
         return torch.empty(0, dtype=torch.float64)
-    order = match(victim.inputs, trace.inputs[-1]).to(trace.inputs.device)
-    means = [ssim_per_image(victim.inputs, step[order]).mean() for step in trace.inputs]
+    order = order.to(trace.inputs.device)
+    means = [ssim_per_image(truth.inputs, step[order]).mean() for step in trace.inputs]
     return torch.stack(means)
 
 
-def check_agreement(
-    victim: VictimBatch, reconstruction: Reconstruction, facts: VictimFacts
-) -> None:
+def check_agreement(capture: Capture, reconstruction: Reconstruction) -> tuple[Truth, UpdateFacts]:
     """Refuse parts that do not speak of the same N images."""
-    count = len(victim.ids)
+    truth, facts = capture.truth, capture.facts
+    if truth is None or facts is None:
+        raise ValueError(f"{capture.capture_id} has no ground truth to be judged by")
+    count = len(truth.ids)
     lengths = {
-        "victim.inputs": len(victim.inputs),
-        "victim.labels": len(victim.labels),
+        "truth.inputs": len(truth.inputs),
+        "truth.labels": len(truth.labels),
         "reconstruction.inputs": len(reconstruction.inputs),
         "reconstruction.labels": len(reconstruction.labels),
         "facts.true_probability": len(facts.true_probability),
     }
     for name, length in lengths.items():
         if length != count:
-            raise ValueError(f"{name} holds {length} images; the victim has {count} ids")
+            raise ValueError(f"{name} holds {length} images; the truth has {count} ids")
+    return truth, facts

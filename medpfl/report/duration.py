@@ -6,7 +6,6 @@ from medpfl.attacks.base import AttackContext
 from medpfl.attacks.duration import Longest, Timed
 from medpfl.experiment import Experiment
 from medpfl.report.tables import format_seconds
-from medpfl.round import Round
 
 _LONG = 600.0
 # Where rows may end early they mostly do, long before their last step: the papers' attacks after
@@ -16,23 +15,23 @@ _EARLY = 100
 _FEW = 2000
 
 
-def longest_time(experiment: Experiment, round_: Round) -> str | None:
+def longest_time(experiment: Experiment) -> str | None:
     """Return a warning where a run may take more than ten minutes, else None.
 
     Args:
-        experiment: its parts.
-        round_: the attacked round; of long attacks, its first update is made to be timed.
+        experiment: its parts; of long attacks, the first update is made to be timed.
     """
-    attack, victims = experiment.attack, len(round_.groups)
-    if not isinstance(attack, Timed) or attack.evaluations() * victims < _FEW:
+    attack, plan = experiment.attack, experiment.source.plan
+    if not isinstance(attack, Timed) or attack.evaluations() * len(plan) < _FEW:
         return None
-    observation = next(round_.observations())
+    observation = next(experiment.source.captures()).observation
     context = AttackContext(seed=experiment.seed, device=experiment.device)
     longest = attack.longest(observation, context)
-    total = longest.total * victims
+    total = longest.total * len(plan)
     if total < _LONG * (1 if longest.certain else _EARLY):
         return None
-    return _warning(longest, total, len(round_.image_ids), gpu=experiment.device.type == "cuda")
+    images = sum(len(planned.image_ids) for planned in plan)
+    return _warning(longest, total, images, gpu=experiment.device.type == "cuda")
 
 
 def _warning(longest: Longest, total: float, images: int, *, gpu: bool) -> str:

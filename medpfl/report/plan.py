@@ -8,23 +8,20 @@ import torch
 
 from medpfl.experiment import Experiment
 from medpfl.report.console import RunPlan
-from medpfl.round import Round
 
 
-def make_plan(
-    experiment: Experiment, round_: Round, output: Path, *, duration: str | None = None
-) -> RunPlan:
+def make_plan(experiment: Experiment, output: Path, *, duration: str | None = None) -> RunPlan:
     """Describe a run.
 
     Args:
         experiment: its parts.
-        round_: the attacked round.
         output: the run's folder.
         duration: how long it may take, where that is long.
     """
     data = experiment.data
-    payload = round_.payload(round_.image_ids[0])
-    left = len(data.selected) - len(round_.image_ids)
+    payload, plan = experiment.source.example(), experiment.source.plan
+    images = sum(len(planned.image_ids) for planned in plan)
+    left = len(data.selected) - images
     notes = list(data.notes)
     if left:
         notes.append(f"{left} selected images are left: too few for one more batch")
@@ -39,7 +36,7 @@ def make_plan(
         noise=experiment.defense.describe(),
         threat=experiment.threat.describe(),
         device=describe_device(experiment.device),
-        images=len(round_.image_ids),
+        images=images,
         batch_size=experiment.federation.batch_size,
         image_shape=data.spec.shape,
         notes=tuple(notes),

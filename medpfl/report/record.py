@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import astuple, fields, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from medpfl._atomic import (
     make_private_folder,
     remove_temporaries,
@@ -24,13 +22,14 @@ from medpfl._atomic import (
 )
 from medpfl.errors import MedpflError
 from medpfl.metrics.grades import Grading
-from medpfl.metrics.matching import match
+from medpfl.metrics.scoring import Judgement
 from medpfl.metrics.success import Summary, summarise
 from medpfl.report.panels import draw_panels
 from medpfl.report.run_file import RunFile, RunStatus
 from medpfl.report.run_folder import held, occupied, resume_command, unwritable
 from medpfl.report.victim_file import VictimRecord, load_victim, safe_name, save_victim
-from medpfl.types import ImageScore, Reconstruction, VictimBatch
+from medpfl.source import Planned
+from medpfl.types import Capture, ImageScore, Reconstruction
 
 __all__ = [
     "COLUMNS",
@@ -59,8 +58,8 @@ class RunRecord:
         self.folder = run_file.path.parent
         self._run_file = run_file
         self._scores: list[ImageScore] = []
-        self._planned: dict[str, int] = {}
-        self._victims: list[tuple[str, Path]] = []
+        self._planned: dict[tuple[str, str], int] = {}
+        self._victims: list[tuple[ImageScore, Path]] = []
         self._damaged: list[str] = []
         self.grading: Grading | None = None
         self._table_written = -float("inf")
@@ -143,7 +142,7 @@ class RunRecord:
     @property
     def scores(self) -> list[ImageScore]:
         """The rows so far: in the planned order where one is known, then as they arrived."""
-        return sorted(self._scores, key=lambda score: self._place(score.image_id))
+        return sorted(self._scores, key=self._place)
 
     def summarise(self) -> Summary:
         """Summarise the rows so far.
@@ -158,9 +157,10 @@ class RunRecord:
         for _, path in sorted(self._victims, key=lambda victim: self._place(victim[0])):
             yield load_victim(path)
 
-    def plan(self, image_ids: Sequence[str]) -> None:
-        """Fix the order of the rows, whatever order the victims finish in."""
-        self._planned = {image_id: place for place, image_id in enumerate(image_ids)}
+    def plan(self, captures: Sequence[Planned]) -> None:
+        """Fix the order of the rows, whatever order the updates finish in."""
+        images = ((p.capture_id, image_id) for p in captures for image_id in p.image_ids)
+        self._planned = {image: place for place, image in enumerate(images)}
 
     def note_device(self, device: object) -> None:
         """Put what the run computes on into ``run.json``.
@@ -173,32 +173,30 @@ class RunRecord:
 
     def add(
         self,
-        victim: VictimBatch,
+        capture: Capture,
         reconstruction: Reconstruction,
-        scores: tuple[ImageScore, ...],
-        ssim_trace: Tensor | None,
+        judgement: Judgement,
     ) -> None:
-        """Put one finished victim on disk: a PNG an image, then the arrays.
+        """Put one finished update on disk: a PNG an image, then the arrays.
 
         Args:
-            victim: the truth.
+            capture: with the images behind it.
             reconstruction: what the attacker handed in, in any order.
-            scores: one row for each of the victim's images.
-            ssim_trace: `(T,)` mean SSIM at the steps of the reconstruction's trace, or None.
+            judgement: how they compare.
 
         Raises:
             MedpflError: the files cannot be written, for instance on a full disk; the victims
                 before this one stay as they are.
-            ValueError: a victim of this id is recorded already.
+            ValueError: an update of this id is recorded already.
         """
-        arrays = self._path(reconstruction.victim_id, ".npz")
+        arrays = self._path(reconstruction.capture_id, ".npz")
         if arrays.exists():
-            raise ValueError(f"victim {reconstruction.victim_id!r} is recorded already: {arrays}")
-        kept = _in_order(victim, reconstruction, scores, ssim_trace)
+            raise ValueError(f"{reconstruction.capture_id!r} is recorded already: {arrays}")
+        kept, scores = _in_order(capture, reconstruction, judgement), judgement.scores
         with self.writing():
-            self._draw(reconstruction.victim_id, kept)
+            self._draw(reconstruction.capture_id, kept)
             save_victim(arrays, kept)
-            self._victims.append((scores[0].image_id, arrays))
+            self._victims.append((scores[0], arrays))
             self._scores.extend(scores)
             if time.monotonic() - self._table_written >= _SECONDS_BETWEEN_TABLES:
                 self._write_table()
@@ -275,20 +273,19 @@ class RunRecord:
                 path.unlink()
                 self._damaged.append(path.name)
             else:
-                self._victims.append((scores[0].image_id, path))
+                self._victims.append((scores[0], path))
                 self._scores.extend(scores)
 
-    def _place(self, image_id: str) -> int:
-        return self._planned.get(image_id, len(self._planned))
+    def _place(self, score: ImageScore) -> int:
+        return self._planned.get((score.capture_id, score.image_id), len(self._planned))
 
     def _path(self, name: str, suffix: str) -> Path:
         return self.folder / _ARRAYS / f"{safe_name(name)}{suffix}"
 
-    def _draw(self, victim_id: str, kept: VictimRecord) -> None:
-        alone = len(kept.scores) == 1
+    def _draw(self, capture_id: str, kept: VictimRecord) -> None:
         pairs = zip(kept.original, kept.reconstruction, kept.scores, strict=True)
         for original, reconstruction, score in pairs:
-            name = victim_id if alone else f"{victim_id}/{score.image_id}"
+            name = f"{capture_id}/{score.image_id}"
             sheet = draw_panels(original, reconstruction, score)
             with replacing(self._path(name, ".png")) as file:
                 sheet.save(file, format="PNG", compress_level=1)
@@ -314,18 +311,16 @@ class RunRecord:
 
 
 def _in_order(
-    victim: VictimBatch,
-    reconstruction: Reconstruction,
-    scores: tuple[ImageScore, ...],
-    ssim_trace: Tensor | None,
+    capture: Capture, reconstruction: Reconstruction, judgement: Judgement
 ) -> VictimRecord:
     """Put the reconstructions in the order of the originals, as the scores are."""
-    order = match(victim.inputs, reconstruction.inputs)
-    trace = reconstruction.trace
+    order, trace, truth = judgement.order, reconstruction.trace, capture.truth
+    if truth is None:
+        raise ValueError(f"{capture.capture_id} has no ground truth to be put beside it")
     return VictimRecord(
-        original=victim.inputs.detach().cpu(),
+        original=truth.inputs.detach().cpu(),
         reconstruction=reconstruction.inputs.detach().cpu()[order],
-        scores=scores,
+        scores=judgement.scores,
         trace=None if trace is None else replace(trace, inputs=trace.inputs.cpu()[:, order]),
-        ssim_trace=ssim_trace,
+        ssim_trace=judgement.ssim_trace,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,6 +25,8 @@ from medpfl.settings.ranges import Range
 
 __all__ = ["Phantom"]
 
+_HELD_OUT = 4  # one image for this many
+
 
 @dataclass(frozen=True)
 class _Kind:
@@ -44,18 +47,22 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
 
 @dataclass(frozen=True)
 class _Drawer:
-    """Draw the image of an index: ``per_class`` images of each finding of each kind."""
+    """Draw the image of an index: ``per_class`` images of each finding of each kind.
+
+    Their numbers begin at `first`.
+    """
 
     kinds: tuple[str, ...]
     per_class: int
     seed: int
     preprocess: Preprocess
+    first: int = 0
 
     def __call__(self, index: int) -> Tensor:
         label, number = divmod(index, self.per_class)
         kind, finding = divmod(label, 2)
         name = f"{self.kinds[kind]}_{_KINDS[self.kinds[kind]].findings[finding]}"
-        random = Random(generator(self.seed, "phantom", name, number))
+        random = Random(generator(self.seed, "phantom", name, self.first + number))
         drawing = _KINDS[self.kinds[kind]].draw(random, bool(finding))
         return self.preprocess(Image.fromarray(np.round(drawing * 255).astype(np.uint8)))
 
@@ -64,7 +71,8 @@ class _Drawer:
 class Phantom:
     """Draw head, chest and skin images whose classes differ by a finding.
 
-    An image depends on the run's seed, its class and its number alone.
+    An image depends on the run's seed, its class and its number alone. A quarter more of them is
+    held out: the numbers that follow the attacked ones.
 
     Args:
         name: what tables and records call the dataset.
@@ -105,11 +113,7 @@ class Phantom:
 
     def load(self, *, preprocess: Preprocess, n_images: int | None, seed: int) -> LoadedData:
         """Name the images and select the attacked ones; see `DatasetSource`."""
-        images = ImageSet(
-            ids=tuple(f"{name}/{i:04d}" for name in self.classes for i in range(self.per_class)),
-            labels=torch.arange(len(self.classes)).repeat_interleave(self.per_class),
-            read=_Drawer(self.kinds, self.per_class, seed, preprocess),
-        )
+        images = self._images(0, self.per_class, preprocess, seed)
         selection = self.selector.choose(images.ids, n_images=n_images, seed=seed)
         return LoadedData(
             name=self.name,
@@ -125,4 +129,16 @@ class Phantom:
                 class_counts_note([i // self.per_class for i in selection.indices], self.classes),
             ),
             source=f"generated from seed {seed}",
+            held_out=self._images(
+                self.per_class, math.ceil(self.per_class / _HELD_OUT), preprocess, seed
+            ),
+        )
+
+    def _images(self, first: int, per_class: int, preprocess: Preprocess, seed: int) -> ImageSet:
+        """Name `per_class` images of each class, their numbers from `first` on."""
+        numbers = range(first, first + per_class)
+        return ImageSet(
+            ids=tuple(f"{name}/{number:04d}" for name in self.classes for number in numbers),
+            labels=torch.arange(len(self.classes)).repeat_interleave(per_class),
+            read=_Drawer(self.kinds, per_class, seed, preprocess, first),
         )

@@ -1,0 +1,105 @@
+"""Which updates can be searched for side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from medpfl.attacks.unknowns import Unknowns
+from medpfl.training import UpdateMap
+from medpfl.types import Observation, ServerPayload
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a batch of rows has in common.
+
+    Args:
+        payload: the network: of all of them, or of the first, where each brings its own.
+        shared: whether all were sent this very payload.
+        update: from images to update.
+        unknowns: how a row's vector is read.
+    """
+
+    payload: ServerPayload
+    shared: bool
+    update: UpdateMap
+    unknowns: Unknowns
+
+    def key(self) -> Hashable:
+        """Return what must be equal for rows to be evaluated together, payloads aside."""
+        payload = self.payload
+        shapes = tuple((name, p.shape, p.device) for name, p in payload.parameters.items())
+        statistics = tuple((name, b.shape) for name, b in payload.buffers.items())
+        network = (type(payload.model), payload.training, shapes, statistics)
+        return (network, self.update, self.unknowns)
+
+
+ProblemOf = Callable[[Observation], Problem]
+
+
+def problems(
+    observations: Iterable[Observation], problem_of: ProblemOf
+) -> Iterator[tuple[Problem, Iterator[Observation]]]:
+    """Split a stream of observations where the problem changes, and read it only as it is asked.
+
+    Neighbours that were sent one payload share it; neighbours that were each sent another one are
+    searched side by side all the same, every row with its own. Each part must be read to its end
+    before the next one.
+
+    Args:
+        observations: in any order; only neighbours are put together.
+        problem_of: what an observation alone is.
+    """
+    ahead = _Ahead(observations)
+    while (first := ahead.peek()) is not None:
+        problem = problem_of(first)
+        part = _Part(ahead, problem, problem_of)
+        yield part.problem, part.members()
+
+
+class _Part:
+    def __init__(self, ahead: _Ahead[Observation], problem: Problem, problem_of: ProblemOf) -> None:
+        self._ahead, self._problem_of, self._key = ahead, problem_of, problem.key()
+        self._first = next(ahead)
+        second = ahead.peek()
+        shared = second is None or not self._fits(second) or second.payload is self._first.payload
+        self.problem = Problem(problem.payload, shared, problem.update, problem.unknowns)
+
+    def members(self) -> Iterator[Observation]:
+        """Yield the observations of this part."""
+        last = self._first
+        yield last
+        while (following := self._ahead.peek()) is not None:
+            same = following.payload is last.payload
+            if same != self.problem.shared or not self._fits(following):
+                return
+            last = next(self._ahead)
+            yield last
+
+    def _fits(self, observation: Observation) -> bool:
+        return self._problem_of(observation).key() == self._key
+
+
+class _Ahead(Iterator[T], Generic[T]):
+    """An iterator that can be looked at one item ahead."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self._waiting: list[T] = []
+
+    def peek(self) -> T | None:
+        """Return the next item and leave it there; None at the end."""
+        if not self._waiting:
+            item = next(self._items, None)
+            if item is None:
+                return None
+            self._waiting.append(item)
+        return self._waiting[0]
+
+    def __next__(self) -> T:
+        """Return the next item."""
+        return self._waiting.pop() if self._waiting else next(self._items)

@@ -1,0 +1,42 @@
+"""An update as the attacker reads it: in the unit of a gradient, with how it came about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from medpfl.training import LocalTraining, UpdateMap
+from medpfl.types import Observation
+
+_ONE_GRADIENT = LocalTraining(algorithm="fedsgd")
+
+
+def training_of(observation: Observation) -> LocalTraining:
+    """Return what the client is taken to have done; of what is withheld, the simplest.
+
+    Nothing known of local training is one gradient of all images. An unknown order is that of the
+    images as the attacker numbers them: in the first epoch, any order is.
+    """
+    training = observation.local_training
+    if training is None or observation.num_examples is None:
+        return _ONE_GRADIENT
+    return training if training.order is not None else training.in_turn(observation.num_examples)
+
+
+def update_map_of(observation: Observation) -> UpdateMap:
+    """Return the function from the client's images to its update, in the unit of a gradient."""
+    return UpdateMap.of(training_of(observation))
+
+
+def as_gradient(observation: Observation) -> Observation:
+    """Return the update as the mean gradient along the client's way.
+
+    A delta is divided by minus the learning rate and the number of steps. Where these are withheld,
+    its sign alone is turned: then nothing but its direction is known.
+    """
+    if observation.kind == "gradient":
+        return observation
+    update = update_map_of(observation)
+    known = observation.local_training is not None
+    scale = -update.lr * update.steps if known else -1.0
+    tensors = {name: tensor / scale for name, tensor in observation.tensors.items()}
+    return replace(observation, kind="gradient", tensors=tensors)

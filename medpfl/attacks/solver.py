@@ -1,0 +1,205 @@
+"""Solves one problem: rows in, reconstructions out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from medpfl.attacks.base import AttackContext, Work
+from medpfl.attacks.compiled import Compiling
+from medpfl.attacks.composition import Machine, Parts, Search
+from medpfl.attacks.converged import ConvergedRows
+from medpfl.attacks.determination import affordable
+from medpfl.attacks.groups import GroupMatching
+from medpfl.attacks.matching import MatchingObjective, Targets, rows_at_once
+from medpfl.attacks.problem import Problem
+from medpfl.attacks.stages import Key, Stage, fitted, whole
+from medpfl.attacks.victim_rows import (
+    Determined,
+    VictimRows,
+    from_closed_form,
+    hopeless,
+    members_of,
+)
+from medpfl.optim.feed import Feed, Renewed
+from medpfl.optim.scheduler import CurvedObjective, Outcome, Row, Scheduler, Ticked
+from medpfl.types import Observation, Reconstruction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """Attacks the updates of one problem, as many at once as the machine takes.
+
+    Args:
+        parts: what is compared.
+        search: how the unknowns are looked for.
+        machine: how much is computed at once.
+        problem: what the updates have in common.
+        context: where and how the attack runs.
+    """
+
+    parts: Parts
+    search: Search
+    machine: Machine
+    problem: Problem
+    context: AttackContext
+
+    @cached_property
+    def rows(self) -> VictimRows:
+        """What a row is."""
+        return VictimRows(
+            parts=self.parts,
+            members=self.search.members,
+            shared=self.problem.shared,
+            seed=self.context.seed,
+            device=self.context.device,
+        )
+
+    def solve(self, observations: Iterable[Observation]) -> Iterator[Reconstruction]:
+        """Yield a reconstruction an update; every restart is a row, or every group of them is."""
+        unanswered: list[Reconstruction] = []
+        queue = Feed(self._queue(observations, unanswered))
+        separated, determined = self._separated(), self._determined()
+        ended: dict[str, list[Outcome[Key]]] = defaultdict(list)
+        for outcomes in self._ticks(queue):
+            yield from _drain(unanswered)
+            for outcome in map(whole, outcomes):
+                name = outcome.key.observation.capture_id
+                ended[name].extend(separated(outcome))
+                if self.search.suffices([o.objective for o in ended[name]]):
+                    yield self.rows.reconstruction(ended.pop(name), determined)
+                elif self.search.restart_above is not None:
+                    restart = len(ended[name])
+                    again = replace(outcome.key, restart=restart, before=None, solution=None)
+                    queue.put(self.rows.row(again, self.search.stages[0].dtype))
+        yield from _drain(unanswered)
+
+    def objective(
+        self, stage: Stage, *, chunk: int, compiling: Compiling = False
+    ) -> MatchingObjective:
+        """Return the objective of single restarts."""
+        return MatchingObjective(
+            payload=self.problem.payload,
+            update=self.problem.update,
+            unknowns=self.problem.unknowns,
+            distance=self.parts.distance,
+            dtype=stage.dtype,
+            chunk=chunk,
+            priors=self.parts.priors,
+            compiling=compiling,
+        )
+
+    def at_once(self, *, memory: int | None = None) -> int:
+        """Return how many restarts to evaluate together."""
+        given = {} if memory is None else {"memory": memory}
+        problem = self.problem
+        return rows_at_once(problem.payload, problem.unknowns, steps=problem.update.steps, **given)
+
+    def _queue(
+        self, observations: Iterable[Observation], unanswered: list[Reconstruction]
+    ) -> Iterator[Row[Key, Targets]]:
+        """Yield the rows of all updates; hopeless ones go straight to `unanswered`."""
+        dtype, last = self.search.stages[0].dtype, self.search.stages[-1].dtype
+        for observation in observations:
+            key = self.rows.key(observation)
+            status = hopeless(observation, last)
+            if status is not None:
+                unanswered.append(self.rows.untouched(key, status))
+                continue
+            row = self.rows.row(key, dtype)
+            yield row
+            for restart in range(self.rows.members, self.search.side_by_side, self.rows.members):
+                # Restarts share the update.
+                yield self.rows.row(replace(key, restart=restart), dtype, row.target)
+
+    def _separated(self) -> Callable[[Outcome[Key]], list[Outcome[Key]]]:
+        """Return a function that says of an ended row how each of its restarts has ended."""
+        rows = self.rows
+        if rows.members == 1:
+            return lambda outcome: [outcome]
+        stage = self.search.stages[-1]
+        single = self.objective(stage, chunk=1)
+
+        def separate(outcome: Outcome[Key]) -> list[Outcome[Key]]:
+            target = rows.target(outcome.key, stage.dtype)
+            points = outcome.z.to(rows.device, stage.dtype).chunk(rows.members)
+            values = [float(single(z.unsqueeze(0), target)[0]) for z in points]
+            return members_of(outcome, values)
+
+        return separate
+
+    def _determined(self) -> Determined:
+        """Return a function that says which share of an image the update determines."""
+        possible = self.rows.members == 1 and self.parts.has_curvature
+        wanted = self.search.determination and possible
+        if not (wanted and affordable(self.problem.payload, self.problem.unknowns)):
+            return from_closed_form
+        stage = replace(self.search.stages[-1], dtype=torch.float64)
+        objective = self.objective(stage, chunk=self.at_once())
+        return ConvergedRows(objective, self.rows, self.parts.distance)
+
+    def _ticks(self, queue: Iterator[Row[Key, Targets]]) -> Iterator[list[Outcome[Key]]]:
+        """Run all stages: rows that end in one queue for the next."""
+        stages = self.search.stages
+        coarse, *polish = (self._scheduler(number) for number in range(1, len(stages) + 1))
+        if not polish:
+            return coarse.ticks(queue)
+
+        def go_on(outcome: Outcome[Key]) -> Row[Key, Targets]:
+            key = replace(outcome.key, before=outcome)
+            start = outcome.z.to(self.context.device, stages[-1].dtype)
+            return Row(key, start, self.rows.target(key, stages[-1].dtype), outcome.seconds)
+
+        # A restart may come when the first stage has already ended.
+        return polish[0].ticks(map(go_on, Renewed(lambda: coarse.run(queue))))
+
+    def _scheduler(self, stage_number: int) -> Scheduler[Key, Targets]:
+        stages, members, device = self.search.stages, self.rows.members, self.context.device
+        unknowns = self.problem.unknowns
+        # All stages hold rows at the same time.
+        memory = self.machine.memory(device) // len(stages)
+        count = members * unknowns.count
+        stage = fitted(stages[stage_number - 1], count, device, memory)
+        at_once = self.at_once(memory=memory)
+        capacity = self.machine.capacity(
+            stage, self.problem.payload, count, memory=memory, at_once=at_once, device=device
+        )
+        chunk = min(at_once, capacity * members)
+        objective = self.objective(stage, chunk=chunk, compiling=self.machine.compiling)
+        return Scheduler(
+            optimizer=self.parts.projected(stage.optimizer, unknowns, members),
+            objective=self._grouped(objective),
+            capacity=capacity,
+            snapshot_growth=self.search.snapshot_growth(stage),
+            ticked=self._reporting(stage_number),
+            profiler=self.context.profiler,
+        )
+
+    def _grouped(self, objective: MatchingObjective) -> CurvedObjective[Targets]:
+        """Return the objective of rows: groups, where restarts are to be consistent."""
+        if self.search.group_consistency is None:
+            return objective
+        return GroupMatching(
+            objective=objective,
+            unknowns=self.problem.unknowns,
+            members=self.rows.members,
+            weight=self.search.group_consistency,
+        )
+
+    def _reporting(self, stage_number: int) -> Ticked | None:
+        """Return what is called after each of a stage's ticks."""
+        told = self.context.progress
+        if told is None:
+            return None
+        # Of restarts one after another, only the first is certain.
+        each, stages = self.search.side_by_side // self.rows.members, len(self.search.stages)
+        return lambda tick: told(Work(tick, stage_number, stages, each))
+
+
+def _drain(items: list[Reconstruction]) -> Iterator[Reconstruction]:
+    while items:
+        yield items.pop(0)

@@ -1,0 +1,53 @@
+"""Where attacked updates come from: a simulated federation, or files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from medpfl.types import Capture, ServerPayload, Truth
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A capture that is going to be made.
+
+    Args:
+        capture_id: its name; says nothing of its images.
+        round: rounds that the global model is trained for by then, counted from 0.
+        client: number of the client, counted from 0.
+        image_ids: names of the images behind it, for the record.
+    """
+
+    capture_id: str
+    round: int
+    client: int
+    image_ids: tuple[str, ...]
+
+
+class CaptureSource(Protocol):
+    """Makes captures, one by one, as they are asked for."""
+
+    @property
+    def plan(self) -> Sequence[Planned]:
+        """All captures, in the order in which they are made."""
+        ...
+
+    def captures(self, leave_out: Collection[str] = ()) -> Iterator[Capture]:
+        """Yield the captures, without those of the named ids."""
+        ...
+
+    def truth(self, planned: Planned) -> Truth | None:
+        """Return the images behind a capture, where they are known."""
+        ...
+
+    def example(self) -> ServerPayload:
+        """Return what the first captured client is sent, for who wants to look at the network."""
+        ...
+
+
+def capture_name(round_: int, client: int, batch: int | None = None) -> str:
+    """Return a capture's id: ``round-005/client-2``, and where a client has several, its batch."""
+    name = f"round-{round_:03d}/client-{client}"
+    return name if batch is None else f"{name}/batch-{batch}"

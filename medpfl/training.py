@@ -1,0 +1,296 @@
+"""From images to what the server sees: one pure function, whoever calls it.
+
+Clients call an `UpdateMap`, attacks invert it, bounds differentiate it. Nothing else knows how an
+update comes about, so that they agree by construction: FedSGD is the `UpdateMap` of one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+from medpfl.errors import ConfigurationError
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range, Rate
+
+Parameters = Mapping[str, Tensor]
+Forward = Callable[[Parameters, Tensor], Tensor]
+"""From parameters and images `(N, C, *S)` in input space to logits `(N, K)`."""
+Batches = tuple[tuple[int, ...], ...]
+"""Of each step the images that it takes, as positions among the client's N."""
+
+_ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
+
+
+@checked("federation.local")
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """What a client does between two exchanges with the server (McMahan et al. 2017, Alg. 1).
+
+    Args:
+        algorithm: ``fedsgd``: it sends the gradient of the mean cross-entropy of all its images.
+            ``fedavg``: it trains, and sends its weights after minus those before.
+        epochs: passes over its images.
+        batch_size: images a step; None takes all at once. A rest is a smaller step.
+        optimizer: ``sgd`` or ``adam``, made anew in every round.
+        lr: learning rate; of ``fedsgd``, the server's.
+        momentum: of ``sgd``, in [0, 1).
+        order: the images of each step, for whoever knows them.
+    """
+
+    algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
+    epochs: Annotated[int, Range(1, 10_000)] = 1
+    batch_size: Annotated[int, Range(1, 1_000_000)] | None = None
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: Rate = 0.1
+    momentum: Annotated[float, Range(0, 1, "[)")] = 0.0
+    order: Batches | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (("algorithm", ("fedsgd", "fedavg")), ("optimizer", ("sgd", "adam"))):
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(
+                    f"federation.local.{name}={getattr(self, name)}: choose {' or '.join(choices)}"
+                )
+        if self.algorithm == "fedsgd":
+            self._refuse_training()
+        if self.optimizer == "adam" and self.momentum:
+            raise ConfigurationError(
+                f"federation.local.momentum={self.momentum}: adam has momentum of its own. "
+                "Choose federation.local.optimizer=sgd, or federation.local.momentum=0"
+            )
+
+    def _refuse_training(self) -> None:
+        plain = {"epochs": 1, "batch_size": None, "optimizer": "sgd", "momentum": 0.0}
+        for name, value in plain.items():
+            if getattr(self, name) != value:
+                raise ConfigurationError(
+                    f"federation.local.{name}={getattr(self, name)}: under FedSGD a client sends "
+                    "one gradient and takes no steps of its own. Choose federation=fedavg"
+                )
+
+    @property
+    def kind(self) -> Literal["gradient", "delta"]:
+        """What is sent; see `ClientUpdate`."""
+        return "gradient" if self.algorithm == "fedsgd" else "delta"
+
+    def steps(self, images: int) -> int:
+        """Return how many steps a client with so many images takes."""
+        return self.epochs * -(-images // (self.batch_size or images))
+
+    def drawn(self, images: int, generator: torch.Generator) -> LocalTraining:
+        """Return the same with an order, drawn anew for every epoch."""
+        epochs = [torch.randperm(images, generator=generator).tolist() for _ in range(self.epochs)]
+        return replace(self, order=self._batches(epochs, images))
+
+    def in_turn(self, images: int) -> LocalTraining:
+        """Return the same with the images in the order they are numbered in, every epoch."""
+        return replace(self, order=self._batches([list(range(images))] * self.epochs, images))
+
+    def _batches(self, epochs: Sequence[list[int]], images: int) -> Batches:
+        size = self.batch_size or images
+        if size >= images:  # a step that takes all takes them as they come
+            return (tuple(range(images)),) * self.epochs
+        return tuple(
+            tuple(epoch[first : first + size])
+            for epoch in epochs
+            for first in range(0, images, size)
+        )
+
+
+class Gradient(Protocol):
+    """The gradient that one step follows."""
+
+    def __call__(
+        self, forward: Forward, parameters: Parameters, inputs_norm: Tensor, probabilities: Tensor
+    ) -> dict[str, Tensor]:
+        """Return `{name: P_i}` for images `(n, C, *S)` and their label probabilities `(n, K)`."""
+        ...
+
+
+def mean_gradient(
+    forward: Forward, parameters: Parameters, inputs_norm: Tensor, probabilities: Tensor
+) -> dict[str, Tensor]:
+    """Return the gradient of the mean cross-entropy over the images; see `Gradient`."""
+
+    def loss(weights: Parameters) -> Tensor:
+        logits = forward(weights, inputs_norm)
+        return -(probabilities * logits.log_softmax(1)).sum(1).mean()
+
+    gradient: dict[str, Tensor] = grad(loss)(dict(parameters))
+    return gradient
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What local training leaves.
+
+    Args:
+        parameters: the weights after the last step.
+        moved: the sum of all steps, each divided by minus the learning rate: what the update says
+            in the unit of a gradient. Of one SGD step, it is the gradient, to the bit.
+    """
+
+    parameters: dict[str, Tensor]
+    moved: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateMap:
+    """The function from a client's images to its update, differentiable in the images.
+
+    Args:
+        batches: the images of each step; None is one step on all of them.
+        lr: learning rate, positive.
+        momentum: of SGD, as ``torch.optim.SGD`` has it.
+        adam: whether steps are those of ``torch.optim.Adam`` instead.
+    """
+
+    batches: Batches | None = None
+    lr: float = 1.0
+    momentum: float = 0.0
+    adam: bool = False
+
+    @classmethod
+    def of(cls, training: LocalTraining) -> UpdateMap:
+        """Return the map of a client that trains so; an unknown order is that of the images."""
+        if training.algorithm == "fedsgd":
+            return cls()
+        return cls(
+            batches=training.order,
+            lr=training.lr,
+            momentum=training.momentum,
+            adam=training.optimizer == "adam",
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many steps the client takes."""
+        return 1 if self.batches is None else len(self.batches)
+
+    def is_one_gradient(self, images: int) -> bool:
+        """Say whether the update is the plain gradient of all the images' mean loss."""
+        everything = (tuple(range(images)),)
+        return not self.adam and self.batches in (None, everything)
+
+    def __call__(
+        self,
+        forward: Forward,
+        parameters: Parameters,
+        inputs_norm: Tensor,
+        probabilities: Tensor,
+        *,
+        gradient: Gradient = mean_gradient,
+    ) -> dict[str, Tensor]:
+        """Return the update in the unit of a gradient, `{name: P_i}`; see `Trained.moved`.
+
+        Args:
+            forward: the network.
+            parameters: as the server sent them.
+            inputs_norm: `(N, C, *S)` in the client's input space.
+            probabilities: `(N, K)` of the labels.
+            gradient: what each step follows.
+        """
+        return self.train(forward, parameters, inputs_norm, probabilities, gradient=gradient).moved
+
+    def train(
+        self,
+        forward: Forward,
+        parameters: Parameters,
+        inputs_norm: Tensor,
+        probabilities: Tensor,
+        *,
+        gradient: Gradient = mean_gradient,
+        before_step: Callable[[Parameters, Tensor], None] | None = None,
+    ) -> Trained:
+        """Train as a client does.
+
+        Args:
+            forward: the network.
+            parameters: as the server sent them.
+            inputs_norm: `(N, C, *S)`.
+            probabilities: `(N, K)`.
+            gradient: what each step follows.
+            before_step: called with the weights and the images of every step.
+        """
+        weights, rule = dict(parameters), _Adam() if self.adam else _Momentum(self.momentum)
+        moved: dict[str, Tensor] = {}
+        for batch in self.batches or (None,):
+            images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
+            if before_step is not None:
+                before_step(weights, images)
+            step = rule(gradient(forward, weights, images, labels))
+            # As torch's optimisers have it, to the last bit.
+            weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
+            moved = {n: s if not moved else moved[n] + s for n, s in step.items()}
+        return Trained(weights, moved)
+
+
+def _taken(tensor: Tensor, batch: tuple[int, ...] | None) -> Tensor:
+    if batch is None or batch == tuple(range(len(tensor))):
+        return tensor
+    return tensor[list(batch)]
+
+
+class _Momentum:
+    """The direction of ``torch.optim.SGD``."""
+
+    def __init__(self, momentum: float) -> None:
+        self._momentum = momentum
+        self._velocity: dict[str, Tensor] = {}
+
+    def __call__(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self._momentum == 0:
+            return gradient
+        before = self._velocity or {n: torch.zeros_like(g) for n, g in gradient.items()}
+        self._velocity = {n: before[n] * self._momentum + g for n, g in gradient.items()}
+        return self._velocity
+
+
+class _Adam:
+    """The direction of ``torch.optim.Adam`` (Kingma and Ba 2015, Alg. 1)."""
+
+    def __init__(self) -> None:
+        self._step = 0
+        self._means: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
+
+    def __call__(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
+        self._step += 1
+        first, second = _ADAM_BETAS
+        if not self._means:
+            self._means = self._squares = {n: torch.zeros_like(g) for n, g in gradient.items()}
+        self._means = {n: m.lerp(gradient[n], 1 - first) for n, m in self._means.items()}
+        self._squares = {
+            n: torch.addcmul(s * second, gradient[n], gradient[n], value=1 - second)
+            for n, s in self._squares.items()
+        }
+        return {n: self._direction(n) for n in gradient}
+
+    def _direction(self, name: str) -> Tensor:
+        first, second = (1 - beta**self._step for beta in _ADAM_BETAS)
+        squares = self._squares[name]
+        # The root of zero has no derivative; far below eps, it may be any small number.
+        root = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
+        direction: Tensor = self._means[name] / first / (root / second**0.5 + _ADAM_EPS)
+        return direction
+
+
+def forward_of(model: nn.Module, buffers: Parameters) -> Forward:
+    """Return a network as a function of its parameters and images.
+
+    Args:
+        model: in the mode in which it is to run, without statistics that it would change.
+        buffers: `{name: shape}`.
+    """
+
+    def forward(parameters: Parameters, inputs_norm: Tensor) -> Tensor:
+        logits: Tensor = functional_call(model, (dict(parameters), dict(buffers)), (inputs_norm,))
+        return logits
+
+    return forward
