@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medpfl.captures import CapturedUpdate, CaptureWriter, load_captures, read_captures
+from medpfl.errors import MedpflError
+from medpfl.training import LocalTraining
 from medpfl.types import DataSpec, Truth
 
 DLG = {
@@ -107,3 +110,45 @@ def change_tensors(
     path = folder / entry["path"]
     save_file(change(load_file(path)), path)
     replace_file(folder, role, path.read_bytes())
+
+
+def full(folder: Path) -> Path:
+    """Write one capture that says all that can be said, and return its folder."""
+    training = LocalTraining(algorithm="fedavg", epochs=2, batch_size=1, lr=0.1)
+    return written(folder, labels=[0, 1], local_training=training.in_turn(2))
+
+
+def refusal(folder: Path) -> str:
+    """Return the one message with which a folder is refused."""
+    with pytest.raises(MedpflError) as refused:
+        the_one(folder)
+    told = str(refused.value)
+    assert "\n" not in told
+    assert told.isprintable()
+    return told
+
+
+def given(capture: Path) -> Path:
+    return capture.parents[1]
+
+
+def put(*keys: str | int, value: object) -> Callable[[dict[str, Any]], None]:
+    """Return the change that puts a value at a place of a manifest."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        node: Any = manifest
+        for key in keys[:-1]:
+            node = node[key]
+        node[keys[-1]] = value
+
+    return change
+
+
+def drop(*keys: str) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        node = manifest
+        for key in keys[:-1]:
+            node = node[key]
+        del node[keys[-1]]
+
+    return change

@@ -165,7 +165,7 @@ def first_line(error: BaseException) -> str:
 
 
 def parsed(content: bytes, place: str) -> Fields:
-    """Return the object that strict JSON holds: no NaN, no name twice, no deep nesting.
+    """Return the object that strict JSON holds: no NaN, no name twice, text that can be printed.
 
     Raises:
         DataError: it is no such file.
@@ -174,10 +174,11 @@ def parsed(content: bytes, place: str) -> Fields:
         value: object = json.loads(
             content.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_name_twice
         )
-        _check_depth(value)
+        _check_plain(value)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{place}: not readable as JSON ({first_line(error)}). Take the capture again, or restore the file"
+            f"{place}: not readable as JSON ({first_line(error)}). Take the capture again, or "
+            "restore the file"
         ) from error
     if not isinstance(value, dict):
         raise DataError(f"{place}: must hold names with values in braces, and holds {shown(value)}")
@@ -195,10 +196,16 @@ def _no_name_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return values
 
 
-def _check_depth(tree: object) -> None:
+def _check_plain(tree: object) -> None:
+    """Refuse what no message could show: deep nesting, lone surrogates, control characters."""
     waiting = [(tree, 0)]
     while waiting:
         value, level = waiting.pop()
+        names = (
+            [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
+        )
+        if not all(name.isprintable() for name in names):
+            raise ValueError("it holds text that cannot be printed")
         if level > _MOST_LEVELS:
             raise ValueError(f"nested deeper than {_MOST_LEVELS} levels")
         inner = list(value.values()) if isinstance(value, dict) else value

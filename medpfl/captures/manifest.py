@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
 import medpfl
 from medpfl.captures.fields import Fields, is_text, is_whole, parsed
-from medpfl.errors import ConfigurationError, DataError
+from medpfl.captures.parts import MOST_IMAGES, SPEC, spec_in, training_in
+from medpfl.errors import DataError
 from medpfl.training import Batches, LocalTraining
 from medpfl.types import DataSpec
 
@@ -24,12 +24,8 @@ Mode = Literal["train", "eval"]
 Buffers = Literal["private", "shared"]
 
 _KINDS = ("gradient", "delta", "weights")
-_MOST_IMAGES = 1_000_000
-_MOST_CLASSES = 1_000_000
-_MOST_PIXELS = 2**28
 _MOST_ROUNDS = 10_000_000
 _ROLES = ("update", "model", "truth")
-_SPEC = ("shape", "num_classes", "mean", "std", "greyscale")
 _TOP = (
     *("format", "version", "medpfl", "framework", "round", "client", "kind", "model", "mode"),
     *("data", "local_training", "num_examples", "labels", "buffers", "defense", "truth_ids"),
@@ -176,7 +172,7 @@ def parse_manifest(content: bytes, place: str) -> Manifest:
     top = parsed(content, place)
     _check_version(top)
     top.require(_TOP)
-    spec, classes = _data(top.inner("data", (*_SPEC, "classes")))
+    spec, classes = _data(top.inner("data", (*SPEC, "classes")))
     files = _files(top)
     manifest = Manifest(
         round=top.whole("round", 0, _MOST_ROUNDS),
@@ -187,8 +183,8 @@ def parse_manifest(content: bytes, place: str) -> Manifest:
         update_tensors=_tensors(top),
         files=files,
         mode=cast(Mode, top.choice("mode", ("train", "eval"))),
-        local_training=top.maybe("local_training", lambda name: _training(top.inner(name))),
-        num_examples=top.maybe("num_examples", lambda name: top.whole(name, 1, _MOST_IMAGES)),
+        local_training=top.maybe("local_training", lambda name: training_in(top.inner(name))),
+        num_examples=top.maybe("num_examples", lambda name: top.whole(name, 1, MOST_IMAGES)),
         labels=top.maybe("labels", lambda name: top.wholes(name, 0, spec.num_classes - 1)),
         buffers=cast(Buffers, top.choice("buffers", ("private", "shared"))),
         classes=classes,
@@ -277,75 +273,12 @@ def _check_version(top: Fields) -> None:
         raise top.wrong("version", str(VERSION))
 
 
-def data_spec(values: Mapping[str, object], place: str) -> DataSpec:
-    """Return what the plain values of a `DataSpec` describe.
-
-    Args:
-        values: its fields.
-        place: where they stand, for messages.
-
-    Raises:
-        DataError: one is missing, unknown, or cannot be.
-    """
-    data = Fields(values, place, "data.")
-    data.require(_SPEC)
-    return _spec(data)
-
-
-def local_training_of(values: Mapping[str, object], place: str) -> LocalTraining:
-    """Return what the settings of a `LocalTraining` describe; those left out are its own defaults.
-
-    Raises:
-        DataError: one is unknown, or cannot be.
-    """
-    defaults = asdict(LocalTraining())
-    return _training(Fields({**defaults, **values}, place, "local_training."))
-
-
 def _data(data: Fields) -> tuple[DataSpec, tuple[str, ...] | None]:
-    spec = _spec(data)
+    spec = spec_in(data)
     classes = data.maybe("classes", data.texts)
     if classes is not None and len(classes) != spec.num_classes:
         raise data.wrong("classes", f"null, or a list of {spec.num_classes} names")
     return spec, classes
-
-
-def _spec(data: Fields) -> DataSpec:
-    shape = data.wholes("shape", 1, _MOST_PIXELS)
-    if not 2 <= len(shape) <= 4 or math.prod(shape) > _MOST_PIXELS:
-        raise data.wrong("shape", f"channels, then 1 to 3 sizes, at most {_MOST_PIXELS:,} numbers")
-    mean, std = data.numbers("mean"), data.numbers("std")
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != shape[0]:
-            raise data.wrong(name, f"a list of {shape[0]} numbers, one a channel")
-    if min(std) <= 0:
-        raise data.wrong("std", "a list of positive numbers")
-    return DataSpec(
-        shape=shape,
-        num_classes=data.whole("num_classes", 2, _MOST_CLASSES),
-        mean=mean,
-        std=std,
-        greyscale=data.truth("greyscale"),
-    )
-
-
-def _training(given: Fields) -> LocalTraining:
-    given.require(field.name for field in fields(LocalTraining))
-    settings = {key: value for key, value in given.values.items() if key != "order"}
-    order = given.maybe("order", lambda key: _order(given, key))
-    try:
-        return LocalTraining(**settings, order=order)  # type: ignore[arg-type]
-    except ConfigurationError as error:
-        said = str(error).replace("federation.local", given.above.rstrip("."))
-        raise DataError(f"{given.place}: {said}") from error
-
-
-def _order(given: Fields, name: str) -> Batches:
-    def is_batch(value: object) -> bool:
-        return isinstance(value, list) and all(is_whole(v, 0, _MOST_IMAGES) for v in value)
-
-    batches = given.items(name, is_batch, "lists of image numbers, one list a step")
-    return tuple(tuple(batch) for batch in batches)  # type: ignore[arg-type]
 
 
 def _tensors(top: Fields) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from medpfl.captures.fields import first_line, is_text, shown
+from medpfl.captures.fields import first_line, shown
 from medpfl.captures.manifest import Manifest
 from medpfl.captures.tensors import as_float32
 from medpfl.errors import DataError, MedpflError
@@ -192,8 +192,6 @@ def _check_reference(group: Mapping[str, object], place: str, trusted: Collectio
                 "trust it"
             )
     for key, value in _leaves(group):
-        if not is_text(key) or (isinstance(value, str) and not is_text(value)):
-            raise DataError(f"{place}: model holds text that cannot be printed")
         if isinstance(value, str) and ("${" in value or value == "???"):
             raise DataError(f"{place}: model: {shown(value)}: write the value itself")
         if key == "weights" and value is not None:

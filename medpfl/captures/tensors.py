@@ -173,7 +173,9 @@ def plain(values: Mapping[str, Tensor | NDArray[np.generic]], place: str) -> dic
         try:
             result[str(name)] = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"{place}: {name} is no array of numbers ({first_line(error)})") from error
+            raise DataError(
+                f"{place}: {name} is no array of numbers ({first_line(error)})"
+            ) from error
     check_numbers(result, place)
     return result
 

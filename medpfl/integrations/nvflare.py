@@ -23,7 +23,8 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.app_common.app_constant import AppConstants
 
 from medpfl.captures import CaptureWriter, Defense, Framework
-from medpfl.captures.manifest import Kind, data_spec, local_training_of
+from medpfl.captures.manifest import Kind
+from medpfl.captures.parts import data_spec, local_training_of
 from medpfl.captures.tensors import plain
 from medpfl.errors import DataError
 from medpfl.integrations.guard import beside_training
