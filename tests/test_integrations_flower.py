@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import runpy
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from federated_images import IMAGES, LOCAL, MODEL, SPEC, Clients, Net, brain_images, mapped, trained
+from helpers import ROOT
 
 pytest.importorskip("flwr")
 
@@ -29,6 +32,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from medpfl.captures import CapturedUpdate, load_captures, read_captures
 from medpfl.errors import MedpflError
 from medpfl.integrations.flower import CapturingMod, capturing
+from medpfl.training import LocalTraining
 
 NODES = (77, 99)
 
@@ -368,3 +372,13 @@ def test_a_mod_needs_to_know_the_round(tmp_path, clients_of_noise, errors):
 def clients_of_noise() -> Clients:
     generator = torch.Generator().manual_seed(0)
     return [(torch.rand((4, 3, 32, 32), generator=generator), torch.arange(4)) for _ in NODES]
+
+
+def test_the_example_captures_its_first_round(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["flower_capture.py", str(tmp_path)])
+    runpy.run_path(str(ROOT / "examples" / "flower_capture.py"), run_name="__main__")
+    assert capsys.readouterr().out == (
+        "round-000/client-0  2 images\nround-000/client-1  2 images\n"
+    )
+    for capture in captured(tmp_path):
+        assert capture.update.local_training == LocalTraining(algorithm="fedavg", lr=0.1)
