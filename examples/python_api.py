@@ -29,7 +29,7 @@ def main(settings: list[str]) -> None:
     observations = (capture.observation for capture in captures.values())
     for found in experiment.attack.reconstruct(observations, context):
         scores += experiment.scorer.judge(captures[found.capture_id], found, mean_image).scores
-        print(f"{found.capture_id:24s} SSIM {scores[-1].ssim:.3f}, {found.status}")
+        print(f"{scores[-1].image_id:24s} SSIM {scores[-1].ssim:.3f}, {found.status}")
 
     s = summarise(scores)
     print(f"ASR {s.asr:.1%} [{s.asr_low:.1%}, {s.asr_high:.1%}] of {s.n} images")

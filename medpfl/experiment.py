@@ -14,14 +14,14 @@ from torch import nn
 from medpfl import feasible
 from medpfl._near import did_you_mean
 from medpfl.attacks import Attack
-from medpfl.attacks.base import Particular
+from medpfl.attacks.base import Particular, Selective
 from medpfl.data import LoadedData
 from medpfl.data.dataset import DatasetSource
 from medpfl.data.preprocess import Preprocess
 from medpfl.defenses import Defense
 from medpfl.device import pick_device
 from medpfl.errors import ConfigurationError, MedpflError
-from medpfl.federated import Federation, Simulation
+from medpfl.federated import Capturing, Federation, Simulation
 from medpfl.metrics import Scorer
 from medpfl.metrics.image_quality import check_window
 from medpfl.models import ModelFactory
@@ -41,6 +41,7 @@ _SLOTS: Mapping[str, Any] = {
     "preprocess": Preprocess,
     "model": ModelFactory,
     "federation": Federation,
+    "capture": Capturing,
     "threat": ThreatModel,
     "defense": Defense,
     "metrics": Scorer,
@@ -104,32 +105,20 @@ def build(config: DictConfig) -> Experiment:
     threat.require(attack.requires, who=f"attack={attack.name}")
     defense, scorer = _part(config, "defense"), _part(config, "metrics")
     federation, factory = _part(config, "federation"), _part(config, "model")
+    capturing = _part(config, "capture")
     data = _load(config, factory, federation)
-    trial = _trial_network(factory, data.spec)
-    attack.check(trial, federation.batch_size)
-    if len(data.selected) < federation.batch_size:
-        raise ConfigurationError(
-            f"federation.batch_size={federation.batch_size}, but only {len(data.selected)} images "
-            "are attacked: raise n_images or lower the batch size"
-        )
-    if isinstance(attack, Particular):
-        attack.check_data(data.spec, federation.batch_size, device)
-    try_network(
-        trial,
-        data.spec,
-        batch_size=federation.batch_size,
-        training=federation.mode == "train",
-        thoroughly=not _is_ours(factory),
-    )
     source = Simulation(
         data=data,
         factory=factory,
         federation=federation,
         threat=threat,
         defense=defense,
+        capturing=capturing,
+        n_images=config.n_images,
         seed=config.seed,
         device=device,
     )
+    _check_updates(source, attack)
     return Experiment(
         data=data,
         factory=factory,
@@ -145,6 +134,37 @@ def build(config: DictConfig) -> Experiment:
     )
 
 
+def _check_updates(source: Simulation, attack: Attack) -> None:
+    """Try the attack and the network on updates as they are going to be captured."""
+    federation, spec, factory = source.federation, source.data.spec, source.factory
+    trial = _trial_network(factory, spec)
+    if federation.batch_size is not None:
+        attack.check(trial, federation.batch_size)
+    if isinstance(attack, Selective):
+        names = [name for name, _ in trial.named_parameters()]
+        captured = source.capturing.names_of(names)
+        known = source.threat.known_training(federation.local)
+        attack.check_update(trial, known, federation.local.kind, captured)
+    if not source.plan:
+        raise ConfigurationError(
+            f"federation.batch_size={federation.batch_size}, but only {len(source.data.selected)} "
+            "images are attacked: raise n_images or lower the batch size"
+        )
+    largest = max(len(planned.image_ids) for planned in source.plan)
+    if federation.batch_size is None:
+        feasible.check_network(factory, spec.shape, largest)
+        attack.check(trial, largest)
+    if isinstance(attack, Particular):
+        attack.check_data(spec, largest, source.device)
+    try_network(
+        trial,
+        spec,
+        batch_size=largest,
+        training=federation.mode == "train",
+        thoroughly=not _is_ours(factory),
+    )
+
+
 def _part(config: DictConfig, slot: str) -> Any:
     """Build what stands in a slot, and make sure that it is what is needed there."""
     group = group_at(config, slot)
@@ -156,9 +176,12 @@ def _part(config: DictConfig, slot: str) -> Any:
 def _load(config: DictConfig, factory: ModelFactory, federation: Federation) -> LoadedData:
     preprocess = _part(config, "preprocess")
     feasible.check_image(preprocess.shape)
-    feasible.check_network(factory, preprocess.shape, federation.batch_size)
+    if federation.batch_size is not None:
+        feasible.check_network(factory, preprocess.shape, federation.batch_size)
+    # Of a shared split, every client's images are attacked, as far as they are wanted.
+    n_images = None if federation.is_shared else config.n_images
     data: LoadedData = _part(config, "dataset").load(
-        preprocess=preprocess, n_images=config.n_images, seed=config.seed
+        preprocess=preprocess, n_images=n_images, seed=config.seed
     )
     require_kind("dataset.load()", data, LoadedData)
     check_window(torch.zeros(data.spec.shape))

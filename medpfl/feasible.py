@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medpfl.errors import ConfigurationError
 from medpfl.models.base import NetworkFactory
 from medpfl.optim.capacity import machine_memory
+from medpfl.trial import FAULTS
 from medpfl.types import DataSpec
 
 # Measured: the peak of scoring one image, in float64, an entry of it.
@@ -44,17 +45,23 @@ def check_network(factory: object, shape: tuple[int, ...], batch_size: int) -> N
     Raises:
         ConfigurationError: names the sizes and both amounts.
     """
-    small = batch_size * math.prod(shape) <= _SMALL
     ours = type(factory).__module__.partition(".")[0] == __name__.partition(".")[0]
-    if small or not ours or not isinstance(factory, NetworkFactory):
+    if not ours or not isinstance(factory, NetworkFactory):
+        return
+    if batch_size * math.prod(shape) <= _SMALL and not factory.may_be_large:
         return
     statistics = (0.0,) * shape[0], (1.0,) * shape[0]
     # Before the data are looked at: there are at least two classes.
     spec = DataSpec(shape, 2, *statistics)
-    with torch.device("meta"):
-        model = factory.construct(spec)
-        entries = 2 * sum(p.numel() for p in model.parameters())  # and their gradient
-        entries += _activations(model, torch.empty(batch_size, *shape))
+    try:
+        with torch.device("meta"):
+            model = factory.construct(spec)
+            entries = 2 * sum(p.numel() for p in model.parameters())  # and their gradient
+            entries += _activations(model, torch.empty(batch_size, *shape))
+    except ConfigurationError:
+        raise
+    except FAULTS:  # the trial with real numbers says what is wrong
+        return
     needed, there = 4 * entries, machine_memory()
     if needed > there:
         raise ConfigurationError(

@@ -14,6 +14,7 @@ from medpfl.attacks.base import Work
 from medpfl.experiment import Experiment, build, check_keys
 from medpfl.metrics import Grading, Summary, calibrate, line_up_size
 from medpfl.report.console import announce, progress
+from medpfl.report.diary import RunDiary
 from medpfl.report.duration import longest_time
 from medpfl.report.ending import draw, say_how_it_ended, say_interrupted
 from medpfl.report.forecast import Forecast
@@ -112,7 +113,13 @@ def attack(experiment: Experiment, record: RunRecord) -> None:
             shown.pulse(forecast.where(), forecast.seconds_left())
 
         context = AttackContext(seed=e.seed, device=e.device, progress=follow, profiler=e.profiler)
-        captures = e.profiler.drawn("client", source.captures(on_record))
+        diary = RunDiary(
+            record.folder,
+            captured={planned.round for planned in source.plan},
+            device=str(e.device),
+            told=shown.pulse,
+        )
+        captures = e.profiler.drawn("client", source.captures(on_record, diary))
         for reconstruction in e.attack.reconstruct(observed(captures, waiting), context):
             capture = waiting.pop(reconstruction.capture_id)
             with e.profiler.phase("scoring"):

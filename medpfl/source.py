@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from medpfl.federated.diary import Diary
 from medpfl.types import Capture, ServerPayload, Truth
 
 
@@ -34,8 +35,15 @@ class CaptureSource(Protocol):
         """All captures, in the order in which they are made."""
         ...
 
-    def captures(self, leave_out: Collection[str] = ()) -> Iterator[Capture]:
-        """Yield the captures, without those of the named ids."""
+    def captures(
+        self, leave_out: Collection[str] = (), diary: Diary | None = None
+    ) -> Iterator[Capture]:
+        """Yield the captures in their order.
+
+        Args:
+            leave_out: ids of those that are not wanted.
+            diary: told of the rounds of training in between, where there are any.
+        """
         ...
 
     def truth(self, planned: Planned) -> Truth | None:

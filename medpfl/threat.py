@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +18,12 @@ CAPABILITIES = {
     "buffers": "the BatchNorm statistics that the client sends along",
 }
 
+_OF_TRAINING: Mapping[str, tuple[str, ...]] = {
+    "full": ("local_training", "local_order"),
+    "partial": ("local_training",),
+    "none": (),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel:
@@ -29,11 +35,15 @@ class ThreatModel:
     Args:
         server: ``honest_but_curious``: follows the protocol, and looks.
         knows: capabilities granted, of `CAPABILITIES`.
+        local_training: how much of the clients' local training is known, whatever `knows` says of
+            it. ``full``: steps, batch size, learning rate and the order of the images;
+            ``partial``: all but the order; ``none``. None leaves it to `knows`.
         aggregation: ``individual``: the server sees each client's own update.
     """
 
     server: Literal["honest_but_curious"] = "honest_but_curious"
     knows: Sequence[str] = ()
+    local_training: Literal["full", "partial", "none"] | None = None
     aggregation: Literal["individual"] = "individual"
 
     def __post_init__(self) -> None:
@@ -45,6 +55,11 @@ class ThreatModel:
             raise ConfigurationError(
                 f"threat.knows={self.knows}: must be a list, such as threat.knows=[{self.knows}]"
             )
+        if self.local_training not in (*_OF_TRAINING, None):
+            raise ConfigurationError(
+                f"threat.local_training={self.local_training}: choose {', '.join(_OF_TRAINING)}, "
+                "or null"
+            )
         unknown = sorted(set(self.knows) - set(CAPABILITIES))
         if unknown:
             raise ConfigurationError(
@@ -52,12 +67,21 @@ class ThreatModel:
                 f"choose from {', '.join(CAPABILITIES)}"
             )
 
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """The capabilities granted, in the order of `CAPABILITIES`."""
+        names = set(self.knows)
+        if self.local_training is not None:
+            names -= set(_OF_TRAINING["full"])
+            names |= set(_OF_TRAINING[self.local_training])
+        return tuple(name for name in CAPABILITIES if name in names)
+
     def require(self, capabilities: Iterable[str], *, who: str) -> None:
         """Raise a `ThreatModelError` where `who` needs a capability that is withheld."""
-        missing = sorted(set(capabilities) - set(self.knows))
+        missing = sorted(set(capabilities) - set(self.granted))
         if missing:
             what = "; ".join(f"'{name}' ({CAPABILITIES[name]})" for name in missing)
-            knows = ",".join([*self.knows, *missing])
+            knows = ",".join([*self.granted, *missing])
             raise ThreatModelError(
                 f"{who} needs {what}, which the threat model withholds. Grant it with "
                 f"'threat.knows=[{knows}]', or choose an attack that does without."
@@ -70,8 +94,16 @@ class ThreatModel:
         payload: ServerPayload,
         update: ClientUpdate,
         spec: DataSpec,
+        parameters: Collection[str] | None = None,
     ) -> Observation:
         """Return what the attacker sees of an update: the granted part, nothing more.
+
+        Args:
+            capture_id: a name for it that says nothing of the images.
+            payload: what the client was sent.
+            update: what came back.
+            spec: the kind of data.
+            parameters: names of those whose update was captured; None for all.
 
         Raises:
             MedpflError: the update is not one of the network that was sent.
@@ -80,27 +112,32 @@ class ThreatModel:
         return Observation(
             capture_id=capture_id,
             payload=payload,
-            tensors=update.tensors,
+            tensors={
+                name: tensor
+                for name, tensor in update.tensors.items()
+                if parameters is None or name in parameters
+            },
             kind=update.kind,
             spec=spec,
-            num_examples=update.num_examples if "num_examples" in self.knows else None,
-            labels=update.labels if "labels" in self.knows else None,
-            local_training=self._known_training(update.local_training),
-            buffers=update.buffers if "buffers" in self.knows else None,
+            num_examples=update.num_examples if "num_examples" in self.granted else None,
+            labels=update.labels if "labels" in self.granted else None,
+            local_training=self.known_training(update.local_training),
+            buffers=update.buffers if "buffers" in self.granted else None,
         )
 
-    def _known_training(self, training: LocalTraining | None) -> LocalTraining | None:
-        if training is None or "local_training" not in self.knows:
+    def known_training(self, training: LocalTraining | None) -> LocalTraining | None:
+        """Return what is known of a client's local training; None where nothing is."""
+        if training is None or "local_training" not in self.granted:
             return None
-        return training if "local_order" in self.knows else replace(training, order=None)
+        return training if "local_order" in self.granted else replace(training, order=None)
 
     def describe(self) -> tuple[str, ...]:
         """Return the threat model in lines for people."""
-        withheld = [name for name in CAPABILITIES if name not in self.knows]
+        withheld = [name for name in CAPABILITIES if name not in self.granted]
         always = ["the model it sent", "the update", "the kind of data"]
         return (
             f"{self.server.replace('_', '-')} server, sees {self.aggregation} updates",
-            f"knows: {', '.join([*always, *self.knows])}",
+            f"knows: {', '.join([*always, *self.granted])}",
             f"withheld: {', '.join(withheld) or 'nothing'}",
         )
 

@@ -79,6 +79,15 @@ class LocalTraining:
         """What is sent; see `ClientUpdate`."""
         return "gradient" if self.algorithm == "fedsgd" else "delta"
 
+    def describe(self) -> str:
+        """Return what the client does in words."""
+        if self.algorithm == "fedsgd":
+            return "FedSGD: one gradient of all images"
+        batch = "all images at once" if self.batch_size is None else f"batches of {self.batch_size}"
+        momentum = f", momentum {self.momentum:g}" if self.momentum else ""
+        epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+        return f"FedAvg: {epochs} of {batch}, {self.optimizer} with lr {self.lr:g}{momentum}"
+
     def steps(self, images: int) -> int:
         """Return how many steps a client with so many images takes."""
         return self.epochs * -(-images // (self.batch_size or images))
@@ -132,7 +141,7 @@ class Trained:
 
     Args:
         parameters: the weights after the last step.
-        moved: the sum of all steps, each divided by minus the learning rate: what the update says
+        moved: the mean of all steps, each divided by minus the learning rate: what the update says
             in the unit of a gradient. Of one SGD step, it is the gradient, to the bit.
     """
 
@@ -228,6 +237,8 @@ class UpdateMap:
             # As torch's optimisers have it, to the last bit.
             weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
             moved = {n: s if not moved else moved[n] + s for n, s in step.items()}
+        if self.steps > 1:
+            moved = {n: m / self.steps for n, m in moved.items()}
         return Trained(weights, moved)
 
 

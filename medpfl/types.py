@@ -274,9 +274,9 @@ class ImageScore:
     records can be read.
     """
 
-    capture_id: str
-    round: int
-    client: int
+    capture_id: str = field(default="", kw_only=True)
+    round: int = field(default=0, kw_only=True)
+    client: int = field(default=0, kw_only=True)
     image_id: str
     label: int
     label_inferred: int

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -18,6 +18,7 @@ from torch import Tensor
 from medpfl.attacks import GradientMatching
 from medpfl.attacks.compiled import Compiled
 from medpfl.attacks.distances import NormalisedError, SquaredError
+from medpfl.attacks.evaluator import Evaluator, Rows
 from medpfl.attacks.labels import Known
 from medpfl.attacks.matching import MatchingObjective, Targets, rows_at_once
 from medpfl.attacks.starts import Normal
@@ -253,17 +254,15 @@ def test_an_evaluation_without_memory_takes_fewer_rows_at_once(
 ) -> None:
     objective, z, targets = small_problem(chunk=8)
     value, gradient = objective(z, targets)
-    evaluate, sizes = MatchingObjective._evaluate, []
+    evaluate, sizes = Evaluator._evaluate, []
 
-    def scarce(
-        self: MatchingObjective, z: Tensor, t: Targets, part: slice
-    ) -> tuple[Tensor, Tensor]:
-        sizes.append(len(z[part]))
+    def scarce(self: Evaluator, given: Sequence[Rows], part: slice) -> tuple[Tensor, ...]:
+        sizes.append(len(given[0][part]))
         if sizes[-1] > 2:
             raise RuntimeError(FAULT)
-        return evaluate(self, z, t, part)
+        return evaluate(self, given, part)
 
-    monkeypatch.setattr(MatchingObjective, "_evaluate", scarce)
+    monkeypatch.setattr(Evaluator, "_evaluate", scarce)
     again = objective(z, targets)
     assert sizes == [5, 3, 2, 2, 2, 2, 1]
     torch.testing.assert_close(again, (value, gradient))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -371,13 +371,14 @@ def test_products_go_on_with_fewer_at_once_where_memory_runs_out(monkeypatch) ->
     objective, z, targets = problem("dlg_cnn", 8, own=False)
     vectors = torch.randn(3, 4, 67, generator=seeded(4), dtype=torch.float64)
     wanted = objective.curvature(z, targets)(vectors)
-    products, refused = objective._products, iter([True, True, False])
+    evaluator, refused = objective._evaluator(targets), iter([True, True, False])
+    products = evaluator._products
 
-    def scarce(*arguments: Tensor) -> Tensor:
+    def scarce(*arguments: Any) -> Tensor:
         if next(refused):
             raise RuntimeError(FAULT)
         return products(*arguments)
 
-    monkeypatch.setattr(objective, "_products", scarce)
+    monkeypatch.setattr(evaluator, "_products", scarce)
     torch.testing.assert_close(objective.curvature(z, targets)(vectors), wanted)
-    assert objective._chunk == 2
+    assert evaluator.chunk == 2

@@ -176,7 +176,7 @@ def test_a_run_that_a_damaged_file_stops(medpfl, checked, tmp_path):
 
 def test_a_damaged_file_that_is_met_later(medpfl, checked, tmp_path):
     assert medpfl(*TINY, "dataset.on_error=skip", "hydra.run.dir=first", "n_images=1").code == 0
-    image_id = (tmp_path / "first/metrics.csv").read_text().splitlines()[1].partition(",")[0]
+    image_id = (tmp_path / "first/metrics.csv").read_text().splitlines()[1].split(",")[3]
     listed = f"dataset.select=[{image_id}]"
     done = medpfl(*TINY, listed, "hydra.run.dir=out", "attack=cpl", "model=dlg_cnn")
     assert done.code == 2, done.stderr
@@ -257,7 +257,7 @@ def test_a_name_that_is_listed_is_refused_before_it_is_recorded(
 
 def test_a_sweep_over_rules_and_hashed_ids_goes_through(medpfl, checked, tmp_path):
     assert medpfl(*TINY, "dataset.on_error=skip", "hydra.run.dir=first", "n_images=1").code == 0
-    image_id = (tmp_path / "first/metrics.csv").read_text().splitlines()[1].partition(",")[0]
+    image_id = (tmp_path / "first/metrics.csv").read_text().splitlines()[1].split(",")[3]
     select = f"dataset.select=[{image_id}],random"
     done = medpfl(*TINY, "dataset.on_error=skip", select, "n_images=1", sweeps=True)
     assert done.code == 0, done.stderr

@@ -121,6 +121,7 @@ OPTIONS = {
     "model": {
         "lenet": ("model=lenet", "model/init=uniform"),
         "resnet18": ("model=resnet18",),
+        "torchvision": ("model=torchvision", "model.name=mobilenet_v3_small"),
     },
     "federation": {
         "finetune": ("federation/pretrain=finetune", "federation.pretrain.epochs=1"),

@@ -19,7 +19,13 @@ from medpfl.errors import MedpflError
 from medpfl.report.victim_file import VictimRecord, load_victim, save_victim
 from medpfl.types import ImageScore, Trace
 
-TEXTS = {"image_id": "a/1", "status": "stalled", "grade": "exact", "grade_mean_image": ""}
+TEXTS = {
+    "capture_id": "round-000/client-0",
+    "image_id": "a/1",
+    "status": "stalled",
+    "grade": "exact",
+    "grade_mean_image": "",
+}
 NUMBERS = {name: 1.0 for name in ImageScore.__dataclass_fields__ if name not in TEXTS}
 SCORE = ImageScore(**TEXTS, **NUMBERS)
 

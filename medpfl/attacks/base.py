@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from medpfl.optim.scheduler import Tick
 from medpfl.profiling import UNPROFILED, Profiler
+from medpfl.training import LocalTraining
 from medpfl.types import DataSpec, Observation, Reconstruction
 
 
@@ -81,4 +82,26 @@ class Particular(Protocol):
 
     def check_data(self, spec: DataSpec, batch_size: int, device: torch.device) -> None:
         """Raise a `ConfigurationError` where it cannot work on such data, or not in memory."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An attack that does not go with every kind of update, and says so beforehand."""
+
+    def check_update(
+        self,
+        model: nn.Module,
+        training: LocalTraining | None,
+        kind: Literal["gradient", "delta"],
+        parameters: Collection[str],
+    ) -> None:
+        """Raise a `ConfigurationError` where it cannot work on such updates.
+
+        Args:
+            model: the network.
+            training: what is known of the client's local training; None where nothing is.
+            kind: of the updates.
+            parameters: names of those whose updates are captured.
+        """
         ...

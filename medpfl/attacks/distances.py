@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -40,6 +40,21 @@ class Differentiated(Distance, Protocol):
     ) -> tuple[list[Tensor], Tensor]:
         """Return the derivative by the dummy, tensor by tensor, and the distance."""
         ...
+
+
+@runtime_checkable
+class ScaleFree(Distance, Protocol):
+    """A distance that is the same whatever both sides are multiplied by, each by its own factor."""
+
+    @property
+    def scale_free(self) -> bool:
+        """Whether it is."""
+        ...
+
+
+def has_no_scale(distance: Distance) -> bool:
+    """Say whether a distance compares directions alone."""
+    return isinstance(distance, ScaleFree) and distance.scale_free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +95,8 @@ class Cosine(_Largest):
     Args:
         top: how many tensors enter, those of largest observed norm; all of them where None.
     """
+
+    scale_free: ClassVar[bool] = True
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return 1 - <dummy, observed> / (|dummy| |observed|), in [0, 2]."""

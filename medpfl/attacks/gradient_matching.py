@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from medpfl.attacks.base import AttackContext
 from medpfl.attacks.combinations import check_group, check_projections, choose
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.composition import Channels, Machine, Parts, Search
-from medpfl.attacks.distances import Distance
+from medpfl.attacks.distances import Distance, has_no_scale
 from medpfl.attacks.duration import (
     Longest,
     evaluations_of,
@@ -20,7 +20,7 @@ from medpfl.attacks.duration import (
     steps_of,
     takes_every_step,
 )
-from medpfl.attacks.labels import LabelStrategy
+from medpfl.attacks.labels import LabelStrategy, ReadOff
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.problem import Problem, problems
 from medpfl.attacks.projection import Projection
@@ -33,6 +33,7 @@ from medpfl.optim import BatchedOptimizer
 from medpfl.optim.capacity import check_row
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range, Tolerance, Weight
+from medpfl.training import LocalTraining
 from medpfl.types import DataSpec, Observation, Reconstruction
 
 PartT = TypeVar("PartT")
@@ -146,6 +147,30 @@ class GradientMatching:
         for stage in self._search.stages:
             check_row(stage.optimizer, unknowns, stage.dtype, device)
 
+    def check_update(
+        self,
+        model: nn.Module,
+        training: LocalTraining | None,
+        kind: Literal["gradient", "delta"],
+        parameters: Collection[str],
+    ) -> None:
+        """See `Selective.check_update`."""
+        if kind == "delta" and training is None and not has_no_scale(self._parts.distance):
+            raise ConfigurationError(
+                f"attack.distance: {type(self._parts.distance).__name__} compares sizes, and that "
+                "of this update is not known: the learning rate is withheld. Use "
+                "medpfl.attacks.distances.Cosine (attack=scale_free), or grant "
+                "threat.local_training=partial"
+            )
+        labels = self._parts.labels
+        missing = labels.reads(model) - set(parameters) if isinstance(labels, ReadOff) else ()
+        if missing:
+            raise ConfigurationError(
+                f"attack.labels: {type(labels).__name__} reads the labels off "
+                f"{', '.join(sorted(missing))}, which capture.parameters leaves out. Capture it, "
+                "or use an attack with joint or known labels"
+            )
+
     def evaluations(self) -> int:
         """See `Timed.evaluations`."""
         return self._search.restarts * evaluations_of(self._search.stages)
@@ -183,6 +208,7 @@ class GradientMatching:
     def _problem(self, observation: Observation) -> Problem:
         return Problem(
             payload=observation.payload,
+            names=tuple(observation.tensors),
             shared=True,
             update=update_map_of(observation),
             unknowns=self._parts.unknowns(observation),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,15 @@ class LabelStrategy(Protocol):
 
     def labels(self, observation: Observation) -> Tensor | None:
         """Return `(N,)` int64 labels, or None where they are optimised jointly."""
+        ...
+
+
+@runtime_checkable
+class ReadOff(LabelStrategy, Protocol):
+    """A strategy that reads the labels off the updates of some parameters."""
+
+    def reads(self, model: nn.Module) -> frozenset[str]:
+        """Return their names."""
         ...
 
 
@@ -95,6 +104,10 @@ class SmallestRow:
         weight, _ = last_linear(observation.payload.model)
         return observation.tensors[weight].sum(dim=1).argmin().reshape(1).cpu()
 
+    def reads(self, model: nn.Module) -> frozenset[str]:
+        """Return the last layer's weight."""
+        return frozenset({last_linear(model)[0]})
+
 
 @checked("attack.labels")
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +151,10 @@ class Counted:
         probability = self._mean_probability(observation)
         expected = count * (probability - observation.tensors[bias].double().cpu())
         return _largest_remainders(expected, count)
+
+    def reads(self, model: nn.Module) -> frozenset[str]:
+        """Return the last layer's weight, and its bias where it has one."""
+        return frozenset(name for name in last_linear(model) if name is not None)
 
     def _mean_probability(self, observation: Observation) -> Tensor:
         """Return the network's mean probability of each class on noise, `(K,)` float64."""

@@ -54,6 +54,7 @@ class MatchingObjective:
         distance: the gradient distance.
         dtype: the attacker's precision.
         chunk: rows evaluated at once; more are evaluated in turn.
+        names: the parameters whose updates are compared; None for all.
         update: from a row's images to its update, as the client is thought to make it; None is one
             gradient.
         priors: terms that are added to the distance.
@@ -68,6 +69,7 @@ class MatchingObjective:
         distance: Distance,
         dtype: torch.dtype,
         chunk: int,
+        names: Sequence[str] | None = None,
         update: UpdateMap | None = None,
         priors: Sequence[Prior] = (),
         compiling: Compiling = False,
@@ -75,6 +77,7 @@ class MatchingObjective:
         self._model, self._update = payload.network(), update or UpdateMap()
         self._counters = {n: b for n, b in payload.buffers.items() if not b.is_floating_point()}
         self._shapes = {name: p.shape for name, p in payload.parameters.items()}
+        self._names = list(self._shapes if names is None else names)
         self._shared = flatten(payload.parameters).to(dtype)
         self._buffer_shapes = {name: b.shape for name, b in float_buffers(payload).items()}
         self._shared_buffers = flatten(float_buffers(payload)).to(dtype)
@@ -84,7 +87,8 @@ class MatchingObjective:
         self._priors = priors
         self._compiling: Compiling = compiling
         self._chain: ChainMatching | None = None
-        if isinstance(payload.model, SigmoidCNN) and self._update.is_one_gradient(unknowns.images):
+        plain = self._update.is_one_gradient(unknowns.images) and self._names == list(self._shapes)
+        if isinstance(payload.model, SigmoidCNN) and plain:
             self._chain = ChainMatching(
                 model=payload.model,
                 unknowns=unknowns,
@@ -177,8 +181,8 @@ class MatchingObjective:
         state = {**self._counters, **unflatten(buffers, self._buffer_shapes)}
         sent = unflatten(parameters, self._shapes)
         dummy = self._update(forward_of(self._model, state), sent, inputs_norm, probabilities)
-        wanted = unflatten(observed, self._shapes)
-        return list(dummy.values()), list(wanted.values()), inputs_norm
+        wanted = unflatten(observed, {name: self._shapes[name] for name in self._names})
+        return [dummy[name] for name in self._names], list(wanted.values()), inputs_norm
 
 
 def _is_shared(targets: Targets) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from medpfl.attacks.unknowns import Unknowns
@@ -19,12 +19,14 @@ class Problem:
 
     Args:
         payload: the network: of all of them, or of the first, where each brings its own.
+        names: the parameters whose updates are seen.
         shared: whether all were sent this very payload.
         update: from images to update.
         unknowns: how a row's vector is read.
     """
 
     payload: ServerPayload
+    names: tuple[str, ...]
     shared: bool
     update: UpdateMap
     unknowns: Unknowns
@@ -35,7 +37,7 @@ class Problem:
         shapes = tuple((name, p.shape, p.device) for name, p in payload.parameters.items())
         statistics = tuple((name, b.shape) for name, b in payload.buffers.items())
         network = (type(payload.model), payload.training, shapes, statistics)
-        return (network, self.update, self.unknowns)
+        return (network, self.names, self.update, self.unknowns)
 
 
 ProblemOf = Callable[[Observation], Problem]
@@ -67,7 +69,7 @@ class _Part:
         self._first = next(ahead)
         second = ahead.peek()
         shared = second is None or not self._fits(second) or second.payload is self._first.payload
-        self.problem = Problem(problem.payload, shared, problem.update, problem.unknowns)
+        self.problem = replace(problem, shared=shared)
 
     def members(self) -> Iterator[Observation]:
         """Yield the observations of this part."""

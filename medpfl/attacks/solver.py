@@ -84,6 +84,7 @@ class Solver:
         """Return the objective of single restarts."""
         return MatchingObjective(
             payload=self.problem.payload,
+            names=self.problem.names,
             update=self.problem.update,
             unknowns=self.problem.unknowns,
             distance=self.parts.distance,

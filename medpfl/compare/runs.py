@@ -77,7 +77,7 @@ def read_run(folder: Path) -> Run:
         status=status,
         scores=table,
         settings=flat(config),
-        network=_last_name(config.get("model")) or "unknown network",
+        network=_network(config.get("model")) or "unknown network",
     )
 
 
@@ -139,6 +139,13 @@ def _named(config: dict[str, Any], part: str, folder: Path) -> str:
 def _defended(config: dict[str, Any]) -> str:
     name = _last_name(config.get("defense"))
     return "" if name in ("", "NoDefense") else f", defended ({name})"
+
+
+def _network(part: object) -> str:
+    name = _last_name(part)
+    if name == "TorchvisionModel" and isinstance(part, dict):
+        return str(part.get("name", name))
+    return name
 
 
 def _last_name(part: object) -> str:

@@ -1,5 +1,6 @@
 """The federation: server, clients, and what passes between them."""
 
+from medpfl.federated.capturing import Capturing
 from medpfl.federated.client import Client
 from medpfl.federated.pretrain import AdamSteps, FineTune, NoPretraining, Pretraining
 from medpfl.federated.server import Federation
@@ -7,6 +8,7 @@ from medpfl.federated.simulation import Simulation
 
 __all__ = [
     "AdamSteps",
+    "Capturing",
     "Client",
     "Federation",
     "FineTune",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, get_args
 
 import torch
 from torch import nn
 
 from medpfl.errors import ConfigurationError
+from medpfl.federated.partition import Alpha, Clients, PartitionKind
 from medpfl.federated.pretrain import Pretraining, TrainingImages
 from medpfl.seeding import generator
 from medpfl.settings.hints import checked
@@ -29,7 +30,7 @@ class ModelFactory(Protocol):
 @checked("federation")
 @dataclass(frozen=True, kw_only=True)
 class Federation:
-    """One round of federated learning: who sends what to whom.
+    """Who trains with whom, and what passes between them.
 
     Args:
         pretrain: what the server did to the model before the first round.
@@ -38,9 +39,16 @@ class Federation:
             the server sent) or in ``train`` mode (it uses those of the client's batch).
         buffers: whether clients keep their BatchNorm statistics ``private``, or have them
             ``shared`` with the update.
-        new_model_per_victim: send each victim a newly initialised network (the iDLG experiment).
+        new_model_per_victim: send each client a newly initialised network (the iDLG experiment).
         model_seed: seed of the initial weights.
-        batch_size: images in one update.
+        batch_size: images behind an attacked update; None: all that the client has, so that the
+            update it really sends is attacked.
+        clients: clients that share the attacked split; None gives every attacked update a client
+            of its own, which holds nothing else.
+        rounds: of training.
+        clients_per_round: clients drawn for each round of training; None takes all.
+        partition: how the split is shared out; see `medpfl.federated.partition`.
+        alpha: concentration, where that is by ``dirichlet``.
     """
 
     pretrain: Pretraining
@@ -49,13 +57,54 @@ class Federation:
     buffers: Literal["private", "shared"] = "private"
     new_model_per_victim: bool = False
     model_seed: Seed = 50
-    batch_size: Annotated[int, Range(1, 100_000)] = 1
+    batch_size: Annotated[int, Range(1, 100_000)] | None = 1
+    clients: Clients | None = None
+    rounds: Annotated[int, Range(0, 1_000_000)] = 0
+    clients_per_round: Clients | None = None
+    partition: PartitionKind = "iid"
+    alpha: Alpha = 0.5
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether clients share one split and train together."""
+        return self.clients is not None or self.partition == "folder"
 
     def __post_init__(self) -> None:
+        kinds = get_args(PartitionKind)
+        if self.partition not in kinds:
+            raise ConfigurationError(
+                f"federation.partition={self.partition}: choose {', '.join(kinds)}"
+            )
+        self._check_clients()
         if self.mode not in ("eval", "train"):
             raise ConfigurationError(f"federation.mode={self.mode}: choose eval or train")
         if self.buffers not in ("private", "shared"):
             raise ConfigurationError(f"federation.buffers={self.buffers}: choose private or shared")
+
+    def _check_clients(self) -> None:
+        if not self.is_shared:
+            for name, plain in (("rounds", 0), ("clients_per_round", None)):
+                if getattr(self, name) != plain:
+                    raise ConfigurationError(
+                        f"federation.{name}={getattr(self, name)}: nobody trains together, as "
+                        "every attacked update has a client of its own. Set federation.clients"
+                    )
+            if self.batch_size is None:
+                raise ConfigurationError(
+                    "federation.batch_size=null is all that a client has: set federation.clients "
+                    "to share the images out, or a number of images"
+                )
+            return
+        if self.new_model_per_victim:
+            raise ConfigurationError(
+                "federation.new_model_per_victim=true: clients that train together share one "
+                "model. Set it to false, or federation.clients=null"
+            )
+        drawn = self.clients_per_round
+        if drawn is not None and self.clients is not None and drawn > self.clients:
+            raise ConfigurationError(
+                f"federation.clients_per_round={drawn}: there are federation.clients={self.clients}"
+            )
 
     def payloads(
         self,

@@ -1,4 +1,4 @@
-"""A simulated federation: from the selected images to captures of the clients' updates."""
+"""A simulated federation: from the images of its clients to captures of their updates."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ import torch
 
 from medpfl.data import LoadedData
 from medpfl.defenses import Defense
+from medpfl.federated.capturing import Capturing, each_its_own, probes, whole
 from medpfl.federated.client import Client
+from medpfl.federated.diary import Diary
+from medpfl.federated.evaluate import Utility, evaluate
+from medpfl.federated.partition import partition
 from medpfl.federated.server import Federation, ModelFactory
+from medpfl.federated.training import Rounds
 from medpfl.seeding import generator
-from medpfl.source import Planned, capture_name
+from medpfl.source import Planned
 from medpfl.threat import ThreatModel
 from medpfl.types import Capture, ServerPayload, Truth
+
+_MOST_IMAGES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """Clients are trained one by one, as their captures are asked for; see `CaptureSource`.
+    """Clients compute their updates one by one, as captures are asked for; see `CaptureSource`.
 
     Args:
         data: the images.
         factory: makes the global model.
-        federation: who sends what to whom.
+        federation: who trains with whom.
+        capturing: which updates are captured.
         threat: what of an update is seen.
         defense: what a client does to its update.
+        n_images: to attack, over all captures; None for what the dataset selects.
         seed: the run's.
         device: where the clients compute.
     """
@@ -35,25 +44,53 @@ class Simulation:
     data: LoadedData
     factory: ModelFactory
     federation: Federation
+    capturing: Capturing
     threat: ThreatModel
     defense: Defense
+    n_images: int | None
     seed: int
     device: torch.device
 
     @cached_property
     def plan(self) -> tuple[Planned, ...]:
         """See `CaptureSource.plan`."""
-        ids = self.data.images.ids
-        return tuple(
-            Planned(capture_name(0, client), 0, client, tuple(ids[i] for i in batch))
-            for client, batch in enumerate(batches(self.data, self.federation.batch_size))
+        ids, size = self.data.images.ids, self.federation.batch_size
+        self.capturing.check_rounds(self.federation.rounds)
+        if not self.federation.is_shared:
+            return each_its_own([ids[i] for i in self.data.selected], size or 1)
+        if size is None:
+            return whole([[ids[i] for i in shard] for shard in self.shards], self.capturing)
+        selected = dict.fromkeys(self.data.selected)
+        own = [set(shard) for shard in self.shards]
+        return probes(
+            [[ids[i] for i in selected if i in shard] for shard in own],
+            self.capturing,
+            batch_size=size,
+            n_images=self.n_images,
+            most=_MOST_IMAGES,
         )
 
-    def captures(self, leave_out: Collection[str] = ()) -> Iterator[Capture]:
+    @cached_property
+    def shards(self) -> tuple[tuple[int, ...], ...]:
+        """Of each client the indices of its images in the attacked split."""
+        f = self.federation
+        return partition(
+            f.partition, self.data.images, clients=f.clients, alpha=f.alpha, seed=self.seed
+        )
+
+    def captures(
+        self, leave_out: Collection[str] = (), diary: Diary | None = None
+    ) -> Iterator[Capture]:
         """See `CaptureSource.captures`."""
-        for planned in self.plan:
-            if planned.capture_id not in leave_out:
+        left = [planned for planned in self.plan if planned.capture_id not in leave_out]
+        if not self.federation.is_shared:
+            for planned in left:
                 yield self._capture(planned, self._payload(planned.capture_id))
+            return
+        for round_, payload in self._models(left, diary):
+            for planned in left:
+                if planned.round == round_:
+                    yield self._capture(planned, payload)
 
     def truth(self, planned: Planned) -> Truth:
         """See `CaptureSource.truth`."""
@@ -69,12 +106,44 @@ class Simulation:
         """See `CaptureSource.example`."""
         return self._payload(self.plan[0].capture_id)
 
+    def _models(
+        self, left: list[Planned], diary: Diary | None
+    ) -> Iterator[tuple[int, ServerPayload]]:
+        """Yield the global model of every round, from where a diary lets it go on."""
+        rounds, payload, first = self._rounds, self.example(), 0
+        if diary is not None:
+            known = diary.latest(min((p.round for p in left), default=rounds.count))
+            if known is not None:
+                first = known.round
+                payload = replace(payload, parameters=known.parameters, buffers=known.buffers)
+        told = None if diary is None else lambda number: diary.begins(number, rounds.count)
+        for round_, model in rounds.models(payload, first, told):
+            if diary is not None:
+                diary.ended(round_, model, self._utility(model))
+            yield round_, model
+
+    def _utility(self, payload: ServerPayload) -> Utility | None:
+        if self.data.held_out is None:
+            return None
+        return evaluate(
+            payload.model,
+            payload.parameters,
+            payload.buffers,
+            self.data.held_out,
+            spec=self.data.spec,
+            device=self.device,
+        )
+
     def _capture(self, planned: Planned, payload: ServerPayload) -> Capture:
         truth, name = self.truth(planned), planned.capture_id
         update, facts = self._client.update(truth, payload, generator(self.seed, "order", name))
         update, report = self.defense.on_update(update, generator(self.seed, "defense", name))
         observation = self.threat.observe(
-            capture_id=name, payload=payload, update=update, spec=self.data.spec
+            capture_id=name,
+            payload=payload,
+            update=update,
+            spec=self.data.spec,
+            parameters=self.capturing.names_of(list(payload.parameters)),
         )
         facts = replace(facts, noise_scale=report.noise_scale, snr_db=report.snr_db)
         return Capture(observation, truth, facts, planned.round, planned.client)
@@ -94,11 +163,18 @@ class Simulation:
         )
 
     @cached_property
+    def _rounds(self) -> Rounds:
+        return Rounds(
+            images=self.data.images,
+            shards=self.shards,
+            client=self._client,
+            defense=self.defense,
+            count=self.federation.rounds,
+            clients_per_round=self.federation.clients_per_round,
+            lr=self.federation.local.lr,
+            seed=self.seed,
+        )
+
+    @cached_property
     def _positions(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.data.images.ids)}
-
-
-def batches(data: LoadedData, batch_size: int) -> list[tuple[int, ...]]:
-    """Split the selected images into full batches, in order; a rest too small for one is left."""
-    count = len(data.selected) // batch_size
-    return [data.selected[k * batch_size : (k + 1) * batch_size] for k in range(count)]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -36,6 +36,14 @@ class NetworkFactory(ABC):
 
     init: Init
     weights: str | None = None
+
+    may_be_large: ClassVar[bool] = False
+    """Whether a single small image may take more than a machine's memory."""
+
+    @property
+    def label(self) -> str:
+        """What plans call the network."""
+        return type(self).__name__
 
     @abstractmethod
     def construct(self, spec: DataSpec) -> nn.Module:

@@ -58,6 +58,7 @@ class RunPlan:
         notes: what a careful reader should know before believing the numbers.
         output: the run's folder.
         duration: how long it may take, where that is long.
+        federation: who trains with whom, in lines, where that is not plain FedSGD.
     """
 
     attack: str
@@ -71,11 +72,12 @@ class RunPlan:
     threat: tuple[str, ...]
     device: str
     images: int
-    batch_size: int
+    batch_size: int | str
     image_shape: tuple[int, ...]
     notes: tuple[str, ...]
     output: Path
     duration: str | None = None
+    federation: tuple[str, ...] = ()
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -99,6 +101,8 @@ def announce(plan: RunPlan, *, console: Console | None = None) -> None:
     facts.add_row("dataset", _dataset(plan.dataset, synthetic=plan.synthetic))
     facts.add_row("images", f"{plan.images} of shape {shape}, {plan.batch_size} behind each update")
     facts.add_row("model", f"{plan.model}, {plan.parameters:,} parameters")
+    if plan.federation:
+        facts.add_row("federation", "\n".join(plan.federation))
     facts.add_row("defense", plan.defense)
     facts.add_row("noise", plan.noise or "none")
     facts.add_row("threat", "\n".join(plan.threat))

@@ -47,8 +47,6 @@ _UNREADABLE = (
     TypeError,
     ValueError,
 )
-# Records of versions that knew neither rounds nor clients.
-_OF_OLD_RECORDS = {"capture_id": "", "round": 0, "client": 0}
 _TEXT_FIELDS = frozenset({"capture_id", "image_id", "status", "grade", "grade_mean_image"})
 
 
@@ -173,7 +171,7 @@ def _score(row: dict[str, Any]) -> ImageScore:
         for name, value in row.items()
         if name not in _TEXT_FIELDS and isinstance(value, str)
     }
-    score = ImageScore(**{**_OF_OLD_RECORDS, **row, **numbers})
+    score = ImageScore(**{**row, **numbers})
     for name, value in vars(score).items():
         wanted = str if name in _TEXT_FIELDS else int | float | None
         if not isinstance(value, wanted):

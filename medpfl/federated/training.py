@@ -1,0 +1,108 @@
+"""Rounds of training: the global model goes out, updates come back, their mean moves it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from medpfl.data.dataset import ImageSet
+from medpfl.defenses import Defense
+from medpfl.federated.aggregate import WeightedMean
+from medpfl.federated.client import Client
+from medpfl.seeding import generator
+from medpfl.source import capture_name
+from medpfl.types import ClientUpdate, ServerPayload, Truth
+
+# Images that are kept decoded between rounds; beyond, they are read again in every round.
+_KEPT_BYTES = 2 * 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """Train the global model as FedSGD or FedAvg does (McMahan et al. 2017, Alg. 1).
+
+    Args:
+        images: the split that is shared out.
+        shards: of each client the indices of its images.
+        client: what every client does.
+        defense: what it does to its update before it leaves.
+        count: rounds.
+        clients_per_round: clients drawn in each round; None takes all.
+        lr: of the server, for FedSGD: what it multiplies the mean gradient by.
+        seed: the run's.
+    """
+
+    images: ImageSet
+    shards: Sequence[Sequence[int]]
+    client: Client
+    defense: Defense
+    count: int
+    clients_per_round: int | None
+    lr: float
+    seed: int
+    _read: dict[int, Truth] = field(default_factory=dict, init=False, repr=False)
+
+    def models(
+        self,
+        payload: ServerPayload,
+        first: int = 0,
+        told: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[int, ServerPayload]]:
+        """Yield the global model before the first round and after every round.
+
+        Args:
+            payload: what is sent in the first of them.
+            first: rounds that it was trained for.
+            told: called with the number of every round that begins.
+        """
+        yield first, payload
+        for round_ in range(first, self.count):
+            if told is not None:
+                told(round_ + 1)
+            payload = self._after(round_, payload)
+            yield round_ + 1, payload
+
+    def participants(self, round_: int) -> list[int]:
+        """Return the clients that take part in a round."""
+        if self.clients_per_round is None:
+            return list(range(len(self.shards)))
+        stream = generator(self.seed, "participants", round_)
+        drawn = torch.randperm(len(self.shards), generator=stream)[: self.clients_per_round]
+        return sorted(drawn.tolist())
+
+    def _after(self, round_: int, payload: ServerPayload) -> ServerPayload:
+        moved, statistics = WeightedMean(), WeightedMean()
+        for number in self.participants(round_):
+            update = self._update(round_, number, payload)
+            moved.add(update.tensors, update.num_examples)
+            floats = {n: b for n, b in (update.buffers or {}).items() if b.is_floating_point()}
+            if floats:
+                statistics.add(floats, update.num_examples)
+        scale = -self.lr if self.client.training.kind == "gradient" else 1.0
+        parameters = {n: payload.parameters[n] + scale * t for n, t in moved.mean().items()}
+        own: dict[str, Tensor] = statistics.mean() if statistics.clients else {}
+        return replace(payload, parameters=parameters, buffers={**payload.buffers, **own})
+
+    def _update(self, round_: int, number: int, payload: ServerPayload) -> ClientUpdate:
+        name = capture_name(round_, number)
+        order = generator(self.seed, "order", name)
+        update, _ = self.client.update(self._truth(number), payload, order)
+        defended, _ = self.defense.on_update(update, generator(self.seed, "defense", name))
+        return defended
+
+    def _truth(self, number: int) -> Truth:
+        if number in self._read:
+            return self._read[number]
+        indices = list(self.shards[number])
+        truth = Truth(
+            inputs=torch.stack([self.images.load(i) for i in indices]),
+            labels=self.images.labels[indices],
+            ids=tuple(self.images.ids[i] for i in indices),
+        )
+        kept = sum(t.inputs.nbytes for t in self._read.values())
+        if kept + truth.inputs.nbytes <= _KEPT_BYTES:
+            self._read[number] = truth
+        return truth
