@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from medpfl.federated.diary import Diary
 from medpfl.types import Capture, ServerPayload, Truth
+
+if TYPE_CHECKING:  # the federation imports this file
+    from medpfl.federated.diary import Diary
 
 
 @dataclass(frozen=True)
