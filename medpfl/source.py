@@ -29,6 +29,23 @@ class Planned:
     image_ids: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A source in words, for people.
+
+    Args:
+        model: name of the network.
+        defense: what clients do to their updates.
+        noise: that they add, or None without.
+        federation: who trains with whom, in lines; none where every client sends one gradient.
+    """
+
+    model: str
+    defense: str
+    noise: str | None
+    federation: tuple[str, ...]
+
+
 class CaptureSource(Protocol):
     """Makes captures, one by one, as they are asked for."""
 
@@ -50,6 +67,10 @@ class CaptureSource(Protocol):
 
     def truth(self, planned: Planned) -> Truth | None:
         """Return the images behind a capture, where they are known."""
+        ...
+
+    def describe(self) -> Described:
+        """Say where the updates come from."""
         ...
 
     def example(self) -> ServerPayload:

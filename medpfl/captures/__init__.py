@@ -2,6 +2,7 @@
 
 from medpfl.captures.manifest import Defense, Framework, Manifest
 from medpfl.captures.read import CapturedUpdate, CaptureFolder, load_captures, read_captures
+from medpfl.captures.source import FileSource
 from medpfl.captures.write import CaptureWriter, write_capture
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "CaptureWriter",
     "CapturedUpdate",
     "Defense",
+    "FileSource",
     "Framework",
     "Manifest",
     "load_captures",
