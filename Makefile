@@ -90,8 +90,9 @@ $(VENV)/.ready: $(PINS) $(BIN)/python
 	$(install) .
 	@touch $@
 
+# The tests of flower and nvflare run a federation each.
 $(VENV)/.ready-dev: $(PINS) $(BIN)/python
-	$(install) '.[dev]'
+	$(install) '.[dev,flower,nvflare]'
 	@touch $@ $(VENV)/.ready
 
 # A name on the PATH may be a stand-in for a Python that is not there, or one without venv: ask it.
