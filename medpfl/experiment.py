@@ -15,13 +15,14 @@ from medpfl import feasible
 from medpfl._near import did_you_mean
 from medpfl.attacks import Attack
 from medpfl.attacks.base import Particular, Selective
+from medpfl.captures.source import FileCaptures, FileSource
 from medpfl.data import LoadedData
 from medpfl.data.dataset import DatasetSource
 from medpfl.data.preprocess import Preprocess
 from medpfl.defenses import Defense
 from medpfl.device import pick_device
 from medpfl.errors import ConfigurationError, MedpflError
-from medpfl.federated import Capturing, Federation, Simulation
+from medpfl.federated import Capturing, Federation, Simulated, Simulation
 from medpfl.metrics import Scorer
 from medpfl.metrics.image_quality import check_window
 from medpfl.models import ModelFactory
@@ -48,7 +49,7 @@ _SLOTS: Mapping[str, Any] = {
     "attack": Attack,
 }
 _PLAIN: Mapping[str, Any] = {"n_images": int | None, "seed": Seed, "profile": bool}
-_KEYS = (*_SLOTS, "noise", *_PLAIN, "device")
+_KEYS = (*_SLOTS, "source", "noise", *_PLAIN, "device")
 # What conf/paper adds: rows of tables, read from the record, and how many images they take.
 _PAPER_KEYS = {"paper", "budget"}
 _REFERENCE = re.compile(r"\$\{(\w+)")
@@ -59,13 +60,10 @@ class Experiment:
     """The parts of one run, before anything heavy has happened."""
 
     data: LoadedData
-    factory: ModelFactory
-    federation: Federation
+    source: CaptureSource
     threat: ThreatModel
-    defense: Defense
     attack: Attack
     scorer: Scorer
-    source: CaptureSource
     seed: int
     device: torch.device
     profiler: Profiler = UNPROFILED
@@ -100,12 +98,43 @@ def build(config: DictConfig) -> Experiment:
     for key, hint in _PLAIN.items():
         check_value(key, config[key] if key != "profile" else config.get(key, False), hint)
     device = pick_device(config.device)
-    profiler = _profiler(config, device)
     threat, attack = _part(config, "threat"), _part(config, "attack")
     threat.require(attack.requires, who=f"attack={attack.name}")
-    defense, scorer = _part(config, "defense"), _part(config, "metrics")
+    scorer, origin = _part(config, "metrics"), _origin(config)
+    data, source = (
+        _from_files(origin.open(threat, device), attack)
+        if isinstance(origin, FileSource)
+        else _simulated(config, threat, attack, device)
+    )
+    return Experiment(
+        data=data,
+        source=source,
+        threat=threat,
+        attack=attack,
+        scorer=scorer,
+        seed=config.seed,
+        device=device,
+        profiler=_profiler(config, device),
+    )
+
+
+def _origin(config: DictConfig) -> Simulated | FileSource:
+    if "source" not in config:
+        return Simulated()
+    origin = instantiate(group_at(config, "source"))
+    if not isinstance(origin, Simulated | FileSource):
+        raise ConfigurationError("source: choose source=simulation or source=file")
+    return origin
+
+
+def _simulated(
+    config: DictConfig, threat: ThreatModel, attack: Attack, device: torch.device
+) -> tuple[LoadedData, CaptureSource]:
+    """Build the federation that a configuration describes, and try the attack on it."""
+    defense = _part(config, "defense")
     federation, factory = _part(config, "federation"), _part(config, "model")
-    capturing = _part(config, "capture")
+    # Records of runs from before there were rounds have no such group.
+    capturing = _part(config, "capture") if "capture" in config else Capturing()
     data = _load(config, factory, federation)
     source = Simulation(
         data=data,
@@ -119,19 +148,23 @@ def build(config: DictConfig) -> Experiment:
         device=device,
     )
     _check_updates(source, attack)
-    return Experiment(
-        data=data,
-        factory=factory,
-        federation=federation,
-        threat=threat,
-        defense=defense,
-        attack=attack,
-        scorer=scorer,
-        source=source,
-        seed=config.seed,
-        device=device,
-        profiler=profiler,
-    )
+    return data, source
+
+
+def _from_files(source: FileCaptures, attack: Attack) -> tuple[LoadedData, CaptureSource]:
+    """Try the attack on captured updates, without making a reconstruction."""
+    data = source.data()
+    check_window(torch.zeros(data.spec.shape))
+    for capture in source.captures():
+        observation = capture.observation
+        model, training = observation.payload.model, observation.local_training
+        images = len(capture.truth.ids) if capture.truth is not None else 1
+        attack.check(model, images)
+        if isinstance(attack, Particular):
+            attack.check_data(data.spec, images, source.device)
+        if isinstance(attack, Selective):
+            attack.check_update(model, training, observation.kind, observation.tensors)
+    return data, source
 
 
 def _check_updates(source: Simulation, attack: Attack) -> None:

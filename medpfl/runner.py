@@ -144,9 +144,14 @@ def observed(captures: Iterable[Capture], waiting: dict[str, Capture]) -> Iterat
         yield capture.observation
 
 
-def grading_of(experiment: Experiment) -> Grading:
-    """Calibrate the grades on images spread over the attacked split, whichever are attacked."""
+def grading_of(experiment: Experiment) -> Grading | None:
+    """Calibrate the grades on images spread over the attacked split, whichever are attacked.
+
+    None where there are no others to tell an image from.
+    """
     data = experiment.data
+    if not data.has_others:
+        return None
     with experiment.profiler.phase("scoring"):
         return calibrate(
             data.images.sample(line_up_size(data.spec.shape)),

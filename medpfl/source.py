@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from medpfl.federated.diary import Diary
 from medpfl.types import Capture, ServerPayload, Truth
+
+if TYPE_CHECKING:  # the federation imports this file
+    from medpfl.federated.diary import Diary
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,23 @@ class Planned:
     round: int
     client: int
     image_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A source in words, for people.
+
+    Args:
+        model: name of the network.
+        defense: what clients do to their updates.
+        noise: that they add, or None without.
+        federation: who trains with whom, in lines; none where every client sends one gradient.
+    """
+
+    model: str
+    defense: str
+    noise: str | None
+    federation: tuple[str, ...]
 
 
 class CaptureSource(Protocol):
@@ -48,6 +67,10 @@ class CaptureSource(Protocol):
 
     def truth(self, planned: Planned) -> Truth | None:
         """Return the images behind a capture, where they are known."""
+        ...
+
+    def describe(self) -> Described:
+        """Say where the updates come from."""
         ...
 
     def example(self) -> ServerPayload:

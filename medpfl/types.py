@@ -161,6 +161,8 @@ class Observation:
         local_training: how the update was computed, or None where withheld; its order is None
             where only that is.
         buffers: the client's buffers after training, or None where withheld or not sent.
+        weights_rounding: of tensors that are differences of float32 weights, by how much the
+            rounding of these weights moves an entry, relative to its weight; 0 where they are not.
     """
 
     capture_id: str
@@ -172,6 +174,7 @@ class Observation:
     labels: Tensor | None
     local_training: LocalTraining | None
     buffers: Mapping[str, Tensor] | None = None
+    weights_rounding: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,14 @@ def test_the_walk_sees_every_way_to_import(tmp_path: Path) -> None:
 
 
 def test_the_package_imports_what_it_declares_and_nothing_else() -> None:
-    optional = {"breaching"}  # of the bench extra: looked for before it is imported
-    assert optional <= declared(EXTRAS["bench"])
+    optional = {"breaching", "flwr", "nvflare"}  # of extras: where they are used, they are there
+    assert optional == declared(EXTRAS["bench"] + EXTRAS["flower"] + EXTRAS["nvflare"])
     assert PACKAGE - optional == declared(PROJECT["dependencies"])
 
 
 def test_the_tests_import_what_is_declared() -> None:
     known = declared([*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["bench"]])
+    known |= declared([*EXTRAS["flower"], *EXTRAS["nvflare"]])
     assert known >= TESTS
     assert declared(EXTRAS["dev"]) & declared(PROJECT["dependencies"]) == set()
 

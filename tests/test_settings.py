@@ -86,6 +86,7 @@ def test_values_of_the_right_type_pass(settings: dict[str, object]) -> None:
         ({"share": 2.0}, "group.share=2.0: must be positive and at most 1; a half will do"),
         ({"share": "x"}, "group.share=x: must be a number; a half will do"),
         ({"share": math.inf}, "group.share=inf: must be a finite number; a half will do"),
+        ({"share": 10**400}, "must be a finite number; a half will do"),
         ({"shares": [0.5, -1]}, "must be a list of numbers, each at least 0 and below 1, in sq"),
         ({"parts": 5}, "group.parts=5: must be a group"),
         ({"parts": {"one": 5}}, "group.parts.one=5: must be a group with a _target_ or null"),

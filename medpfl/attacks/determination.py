@@ -78,11 +78,22 @@ def hessian_at(objective: MatchingObjective, z: Tensor, target: Targets) -> Tens
 
 
 def rounding(distance: Distance, observation: Observation) -> float:
-    """Return what the rounding of a float32 client alone makes of a distance."""
-    sent = [t.double() for t in observation.tensors.values()]
-    signs = [torch.ones(t.numel()).index_fill(0, torch.arange(0, t.numel(), 2), -1) for t in sent]
-    rounded = [
-        t * (1 + FLOAT32_ROUNDING * sign.reshape(t.shape).to(t))
-        for t, sign in zip(sent, signs, strict=True)
-    ]
-    return float(distance(rounded, sent))
+    """Return what the rounding of a float32 client alone makes of a distance.
+
+    Of a gradient every entry is rounded; of a difference of weights, the weights are.
+    """
+    sent = {name: t.double() for name, t in observation.tensors.items()}
+    rounded = [t + _alternating(t) * _moved(observation, name, t) for name, t in sent.items()]
+    return float(distance(rounded, list(sent.values())))
+
+
+def _moved(observation: Observation, name: str, tensor: Tensor) -> Tensor:
+    if observation.weights_rounding == 0:
+        return FLOAT32_ROUNDING * tensor
+    return observation.weights_rounding * observation.payload.parameters[name].double().abs()
+
+
+def _alternating(like: Tensor) -> Tensor:
+    signs = torch.ones_like(like).flatten()
+    signs[::2] = -1
+    return signs.reshape(like.shape)

@@ -8,6 +8,9 @@ from medpfl.training import LocalTraining, UpdateMap
 from medpfl.types import Observation
 
 _ONE_GRADIENT = LocalTraining(algorithm="fedsgd")
+# Each step rounds every weight by up to half a unit in its last place, 2^-24 of it or down to half
+# of that; this is the root mean square.
+_WEIGHT_ROUNDING = 0.385 * 2.0**-24
 
 
 def training_of(observation: Observation) -> LocalTraining:
@@ -39,4 +42,5 @@ def as_gradient(observation: Observation) -> Observation:
     known = observation.local_training is not None
     scale = -update.lr * update.steps if known else -1.0
     tensors = {name: tensor / scale for name, tensor in observation.tensors.items()}
-    return replace(observation, kind="gradient", tensors=tensors)
+    rounding = _WEIGHT_ROUNDING * update.steps**0.5 / abs(scale)
+    return replace(observation, kind="gradient", tensors=tensors, weights_rounding=rounding)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from medpfl.attacks.composition import Parts
-from medpfl.attacks.determination import LEAST_DETERMINED
+from medpfl.attacks.determination import LEAST_DETERMINED, rounding
+from medpfl.attacks.distances import Distance
 from medpfl.attacks.matching import Targets, flatten, float_buffers
 from medpfl.attacks.stages import Key
 from medpfl.attacks.starts import Solving
@@ -22,6 +23,8 @@ from medpfl.outcomes import Status
 from medpfl.seeding import generator
 from medpfl.types import Observation, Reconstruction, Trace
 
+# The rounding is known by its mean square alone.
+_NEAR = 1.5
 Determined = Callable[[Outcome[Key]], float]
 
 
@@ -124,7 +127,7 @@ class VictimRows:
             inputs=_pixels(observation, images),
             labels=labels.cpu(),
             objective=best.objective,
-            status=_status(best, share),
+            status=_status(best, share, self.parts.distance),
             steps=best.steps,
             evaluations=sum(o.evaluations for o in outcomes),
             seconds=sum(o.seconds for o in outcomes) + asked,
@@ -146,11 +149,20 @@ class VictimRows:
         return unknowns.pack(images, torch.randn(unknowns.label_shape, generator=stream))
 
 
-def _status(outcome: Outcome[Key], determined: float) -> Status:
-    """Return why a row ended; one whose update leaves the image open has not converged."""
-    if outcome.status is Status.CONVERGED and determined < LEAST_DETERMINED:
+def _status(outcome: Outcome[Key], determined: float, distance: Distance) -> Status:
+    """Return why a row ended; one whose update leaves the image open has not converged.
+
+    Whatever is left of the distance to a difference of weights may be these weights' rounding: then
+    the row has converged, however it ended.
+    """
+    status, observation = outcome.status, outcome.key.observation
+    of_weights = observation.weights_rounding > 0
+    if of_weights and status in (Status.STALLED, Status.OUT_OF_STEPS):
+        at_the_end = outcome.objective <= _NEAR * rounding(distance, observation)
+        status = Status.CONVERGED if at_the_end else status
+    if status is Status.CONVERGED and determined < LEAST_DETERMINED:
         return Status.UNDETERMINED
-    return outcome.status
+    return status
 
 
 def hopeless(observation: Observation, dtype: torch.dtype) -> Status | None:

@@ -83,6 +83,7 @@ class LoadedData:
         held_out: images like the attacked ones that no client trains on, for utility; None where
             the dataset has none. Where the test split is attacked it is the training split, which
             the server may have pretrained on. Its files are not checked before they are read.
+        has_others: whether there are images beside the attacked ones, to compare these with.
     """
 
     name: str
@@ -96,9 +97,15 @@ class LoadedData:
     notes: tuple[str, ...]
     source: str
     held_out: ImageSet | None = None
+    has_others: bool = True
 
     def mean_image(self) -> Tensor:
-        """Return the mean of up to 512 evenly spaced training images, `(C, *S)`."""
+        """Return the mean of up to 512 evenly spaced training images, `(C, *S)`.
+
+        Of attacked images it would be no guess: without others it is grey.
+        """
+        if not self.has_others:
+            return torch.full(self.spec.shape, 0.5)
         total = torch.zeros(self.spec.shape, dtype=torch.float64)
         count = 0
         for image in self.train.sample():

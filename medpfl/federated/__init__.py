@@ -4,7 +4,7 @@ from medpfl.federated.capturing import Capturing
 from medpfl.federated.client import Client
 from medpfl.federated.pretrain import AdamSteps, FineTune, NoPretraining, Pretraining
 from medpfl.federated.server import Federation
-from medpfl.federated.simulation import Simulation
+from medpfl.federated.simulation import Simulated, Simulation
 
 __all__ = [
     "AdamSteps",
@@ -14,5 +14,6 @@ __all__ = [
     "FineTune",
     "NoPretraining",
     "Pretraining",
+    "Simulated",
     "Simulation",
 ]

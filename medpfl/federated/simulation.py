@@ -18,11 +18,16 @@ from medpfl.federated.partition import partition
 from medpfl.federated.server import Federation, ModelFactory
 from medpfl.federated.training import Rounds
 from medpfl.seeding import generator
-from medpfl.source import Planned
+from medpfl.source import Described, Planned
 from medpfl.threat import ThreatModel
 from medpfl.types import Capture, ServerPayload, Truth
 
 _MOST_IMAGES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """Clients and their updates are simulated: the group ``source=simulation``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,28 @@ class Simulation:
     def example(self) -> ServerPayload:
         """See `CaptureSource.example`."""
         return self._payload(self.plan[0].capture_id)
+
+    def describe(self) -> Described:
+        """See `CaptureSource.describe`."""
+        return Described(
+            model=getattr(self.factory, "label", type(self.factory).__name__),
+            defense=self.defense.name,
+            noise=self.defense.describe(),
+            federation=tuple(self._in_words()),
+        )
+
+    def _in_words(self) -> Iterator[str]:
+        f = self.federation
+        if f.is_shared:
+            sizes = sorted(map(len, self.shards))
+            images = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+            splits = {"folder": "by folder", "dirichlet": f"dirichlet (alpha {f.alpha:g})"}
+            split = splits.get(f.partition, f.partition)
+            yield f"{len(sizes)} clients of {images} images, {split}; {f.rounds} rounds"
+            rounds = ", ".join(str(r) for r in sorted({p.round for p in self.plan}))
+            yield f"captured: {len(self.plan)} updates, after rounds {rounds}"
+        if f.local.kind == "delta":
+            yield f.local.describe()
 
     def _models(
         self, left: list[Planned], diary: Diary | None

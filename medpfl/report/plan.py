@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from medpfl.experiment import Experiment
-from medpfl.federated import Simulation
 from medpfl.report.console import RunPlan
 from medpfl.source import Planned
 
@@ -25,23 +24,23 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
     payload, plan = experiment.source.example(), experiment.source.plan
     images = sum(len(planned.image_ids) for planned in plan)
     left = len(data.selected) - images
-    notes = list(data.notes)
-    if left:
+    notes, described = list(data.notes), experiment.source.describe()
+    if left and not described.federation:
         notes.append(f"{left} selected images are left: too few for one more batch")
     return RunPlan(
         attack=experiment.attack.name,
         dataset=data.name,
         source=data.source,
         synthetic=data.synthetic,
-        model=getattr(experiment.factory, "label", type(experiment.factory).__name__),
+        model=described.model,
         parameters=sum(p.numel() for p in payload.parameters.values()),
-        defense=experiment.defense.name,
-        noise=experiment.defense.describe(),
+        defense=described.defense,
+        noise=described.noise,
         threat=experiment.threat.describe(),
         device=describe_device(experiment.device),
         images=images,
         batch_size=_behind_each(plan),
-        federation=_federation(experiment),
+        federation=described.federation,
         image_shape=data.spec.shape,
         notes=tuple(notes),
         output=output,
@@ -52,26 +51,6 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
 def _behind_each(plan: Sequence[Planned]) -> str:
     sizes = sorted({len(planned.image_ids) for planned in plan})
     return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-
-
-def _federation(experiment: Experiment) -> tuple[str, ...]:
-    """Return who trains with whom, in lines; nothing where every client sends one gradient."""
-    federation, captured = experiment.federation, experiment.source.plan
-    lines = []
-    if federation.is_shared and isinstance(experiment.source, Simulation):
-        shards = experiment.source.shards
-        sizes = sorted(map(len, shards))
-        splits = {"folder": "by folder", "dirichlet": f"dirichlet (alpha {federation.alpha:g})"}
-        split = splits.get(federation.partition, federation.partition)
-        lines.append(
-            f"{len(shards)} clients of {sizes[0]} to {sizes[-1]} images, {split}; "
-            f"{federation.rounds} rounds"
-        )
-        rounds = ", ".join(str(r) for r in sorted({p.round for p in captured}))
-        lines.append(f"captured: {len(captured)} updates, after rounds {rounds}")
-    if federation.local.kind == "delta":
-        lines.append(federation.local.describe())
-    return tuple(lines)
 
 
 def describe_device(device: torch.device) -> str:

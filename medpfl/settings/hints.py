@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from types import NoneType, UnionType
@@ -141,7 +141,7 @@ def _fits(value: object, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is float:
-        return _is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
+        return _is_number(value) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
     if origin in (Sequence, list, tuple):
         kind = get_args(hint)[0]
         is_list = isinstance(value, ListConfig | list | tuple)

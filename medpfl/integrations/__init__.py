@@ -1,0 +1,1 @@
+"""Capture the updates of federations that run elsewhere, as they pass by."""
