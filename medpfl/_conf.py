@@ -16,3 +16,8 @@ def conf_dir() -> str:
         if os.path.isfile(os.path.join(folder, "config.yaml")):
             return folder
     raise FileNotFoundError(f"medpfl is installed without its configuration: no conf beside {here}")
+
+
+def is_option(name: str) -> bool:
+    """Say whether a configuration can be chosen: ``_engine`` is what others begin with."""
+    return not name.startswith("_")

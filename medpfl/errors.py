@@ -18,3 +18,17 @@ class DataError(MedpflError):
 
 class ThreatModelError(ConfigurationError):
     """An attack that needs a capability which the threat model withholds."""
+
+
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What code that nobody of medpfl wrote may raise on inputs that it does not expect."""

@@ -10,22 +10,12 @@ from torch.nn import functional
 from medpfl.attacks.distances import SquaredError
 from medpfl.attacks.matching import MatchingObjective, Targets
 from medpfl.attacks.unknowns import Unknowns
-from medpfl.errors import ConfigurationError
+from medpfl.errors import FAULTS, ConfigurationError
 from medpfl.training import UpdateMap
 from medpfl.types import DataSpec, ServerPayload
 
-# What code that nobody of medpfl wrote may raise on inputs that it does not expect.
-FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+__all__ = ["FAULTS", "try_network"]
+
 _SHOWN = 3
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Literal
 
@@ -274,7 +274,8 @@ class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
     Columns that came later have a default, NaN, None or no text: not computed, so that older
-    records can be read.
+    records can be read. `measures`, the last, holds what ``metrics.measures`` asks for, each value
+    by its own column.
     """
 
     capture_id: str = field(default="", kw_only=True)
@@ -311,3 +312,13 @@ class ImageScore:
     determined: float = math.nan
     grade: str = ""
     grade_mean_image: str = ""
+    measures: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def fixed_columns(cls) -> tuple[str, ...]:
+        """Return the columns that every table has, in order."""
+        return tuple(one.name for one in fields(cls) if one.name != "measures")
+
+    def row(self) -> dict[str, object]:
+        """Return `{column: value}`, those of the measures last."""
+        return {**{name: getattr(self, name) for name in self.fixed_columns()}, **self.measures}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Command
 from test_cli_mistakes import refused
 
@@ -122,3 +123,43 @@ def test_an_option_of_ones_own_is_among_those_to_choose_from(command: Command, o
     own("dataset/clinic.yaml", "name: clinic\n")
     told = refused(command("--config-dir=mine", "dataset=clinik"))
     assert "did you mean clinic? Choose one of brain_mri, clinic, covid" in told
+
+
+def test_what_options_begin_with_is_none_itself(command: Command, own) -> None:
+    own("attack/_base.yaml", "attack: {trace_points: 2}\n")
+    for setting in ("attack=_engine", "attack=_base", "+attack=_engine"):
+        assert refused(command("--config-dir=mine", setting))
+    told = refused(command("--config-dir=mine", "attack=_engine"))
+    assert "attack=_engine: no such option. Choose one of cpl, dlg, " in told
+    told = refused(command("--config-dir=mine", "attack=engine"))
+    assert "_engine" not in told
+    assert "attack=cpl,_engine: no such option" in refused(command("-m", "attack=cpl,_engine"))
+    own("attack/mine.yaml", "defaults: [missing]\n")
+    assert "_engine" not in refused(command("--config-dir=mine", "attack=mine"))
+
+
+def test_nobody_is_offered_what_is_no_option(command: Command, monkeypatch) -> None:
+    said = command("--help")
+    assert said.code == 0
+    assert "second_order" in said.stdout
+    assert "_engine" not in said.stdout
+    monkeypatch.setenv("COMP_LINE", "medpfl attack=")
+    monkeypatch.setenv("COMP_POINT", "14")
+    offered = command("-sc", "query=bash").stdout
+    assert "attack=second_order" in offered
+    assert "_engine" not in offered
+
+
+WITH_HEADER = (
+    "# @package _global_\ndefaults: [_engine, _self_]\nattack: {name: mine, restarts: 3}\n"
+)
+WITHOUT = "defaults: [_engine, _self_]\nname: mine\nrestarts: 3\n"
+
+
+@pytest.mark.parametrize("content", [WITH_HEADER, WITHOUT], ids=["header", "no header"])
+def test_an_attack_of_ones_own_may_begin_with_the_engine(command, own, content: str) -> None:
+    own("attack/mine.yaml", content)
+    shown = command("--config-dir=mine", "attack=mine", "--cfg=job").stdout
+    attack = yaml.safe_load(shown)["attack"]
+    assert (attack["name"], attack["restarts"], attack["precision"]) == ("mine", 3, "float32")
+    assert "start" not in attack

@@ -20,7 +20,7 @@ GROUPS = ("dataset", "preprocess", "model", "federation", "threat", "defense", "
 # conf/paper holds primary configurations, which stand in no other's defaults.
 OPTIONS = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem)
-    for path in CONF.glob("*/**/*.yaml")
+    for path in CONF.glob("*/**/[!_]*.yaml")
     if path.relative_to(CONF).parts[0] != "paper"
 )
 # What an option needs beside it to make sense.
@@ -90,6 +90,15 @@ def test_every_target_is_a_documented_object_of_the_project(path):
     assert documentation[0].isupper()
     # a dataclass without a docstring shows its signature in place of one
     assert not documentation.startswith(f"{found.__name__}(")
+
+
+@pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "attack"])
+def test_an_attack_says_only_where_its_engine_differs(name):
+    engine = OmegaConf.load(CONF / "attack/_engine.yaml").attack
+    own = OmegaConf.load(CONF / f"attack/{name}.yaml").attack
+    assert len(engine) > 10
+    assert {key for key in own if key in engine and own[key] == engine[key]} == set()
+    assert engine.keys() <= config(f"attack={name}").attack.keys()
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)

@@ -46,3 +46,10 @@ def test_options_of_your_own_and_the_record_they_leave(
         assert line in done.stdout
     run(monkeypatch, "read_record.py", "outputs/chests")
     assert capfd.readouterr().out == shown("python examples/read_record.py outputs/chests")
+
+
+def test_an_attack_of_parts_that_begins_with_the_engine(command: Command) -> None:
+    options = "attack=from_parts n_images=4 hydra.run.dir=out device=cpu"
+    done = command("--config-dir", str(EXAMPLES / "my_conf"), *options.split())
+    assert done.code == 0, done.stderr
+    assert "ASR (SSIM >= 0.9)      100.0 % [51.0, 100.0], 4 of 4" in done.stdout

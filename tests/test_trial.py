@@ -103,7 +103,7 @@ SHORT = (
     "attack.optimizer.max_steps=1",
     "attack.trace_points=2",
 )
-ATTACKS = sorted(path.stem for path in (CONF / "attack").glob("*.yaml"))
+ATTACKS = sorted(path.stem for path in (CONF / "attack").glob("[!_]*.yaml"))
 SMALL = {
     "gradinv": ("preprocess.size=32", "attack.restarts=1", "model=lenet"),
     "gradinv_trained": ("preprocess.size=32", "attack.restarts=1", "model.weights=null"),

@@ -7,7 +7,7 @@ import json
 import struct
 import warnings
 import zipfile
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,9 @@ TEXTS = {
     "grade": "exact",
     "grade_mean_image": "",
 }
-NUMBERS = {name: 1.0 for name in ImageScore.__dataclass_fields__ if name not in TEXTS}
-SCORE = ImageScore(**TEXTS, **NUMBERS)
+NUMBERS = {name: 1.0 for name in ImageScore.fixed_columns() if name not in TEXTS}
+SCORE = ImageScore(**TEXTS, **NUMBERS, measures={"mine": 0.5, "mine_zeros": float("nan")})
+OLDER = replace(SCORE, measures={})
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_arrays_that_do_not_go_together(whole, changes):
         '["x"]',
         "[" * 50_000,
         *(
-            json.dumps([{**asdict(SCORE), **change}])
+            json.dumps([{**OLDER.row(), **change}])
             for change in (
                 {"image_id": 5},
                 {"image_id": None},
@@ -115,7 +116,11 @@ def test_arrays_that_do_not_go_together(whole, changes):
                 {"ssim": {}},
                 {"ssim": "high"},
                 {"steps": [1]},
-                {"unknown": 1},
+                {"unknown": None},
+                {"unknown": "1"},
+                {"unknown": {}},
+                {"no name": 1},
+                {"measures": {"mine": 1.0}},
             )
         ),
     ],
@@ -125,6 +130,12 @@ def test_scores_of_another_shape(whole, rows):
     rewritten(whole, scores=np.array(rows))
     with pytest.raises(MedpflError, match="is not a readable record"):
         load_victim(whole)
+
+
+def test_measures_come_back_and_older_rows_have_none(whole):
+    assert repr(load_victim(whole).scores) == repr((SCORE,))
+    rewritten(whole, scores=np.array(json.dumps([OLDER.row()])))
+    assert load_victim(whole).scores == (OLDER,)
 
 
 def test_a_zip_without_arrays(tmp_path):

@@ -37,6 +37,8 @@ def gauss_newton(residual: RowResidual, *, rowwise: Sequence[bool]) -> Linearise
         def product(vector: Tensor) -> Tensor:
             return 2 * backward(forward(vector)[0])[0]  # type: ignore[no-any-return]
 
-        return vmap(product, in_dims=1, out_dims=1)
+        products = vmap(product, in_dims=1, out_dims=1)
+        # BatchNorm in train mode leaves what computed a product attached to it.
+        return lambda vectors: products(vectors).detach()
 
     return linearise

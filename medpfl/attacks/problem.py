@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from medpfl.attacks.unknowns import Unknowns
+from medpfl.models.structure import architecture
 from medpfl.training import UpdateMap
 from medpfl.types import Observation, ServerPayload
 
@@ -36,7 +37,7 @@ class Problem:
         payload = self.payload
         shapes = tuple((name, p.shape, p.device) for name, p in payload.parameters.items())
         statistics = tuple((name, b.shape) for name, b in payload.buffers.items())
-        network = (type(payload.model), payload.training, shapes, statistics)
+        network = (architecture(payload.model), payload.training, shapes, statistics)
         return (network, self.names, self.update, self.unknowns)
 
 

@@ -49,6 +49,8 @@ def _unknown(fault: OmegaConfBaseException) -> str:
     full = str(fault.full_key or key)
     if not isinstance(parent, DictConfig) or not len(parent):
         above = full.rpartition(".")[0]
+        if isinstance(parent, DictConfig) and parent._value() == {}:
+            return f"{full}: {above} is empty. To add to it, put a + in front: +{full}..."
         return f"{full}: {above} is a single value, there is no setting below it"
     names = [str(name) for name in parent if not (str(name) == "hydra" or str(name)[:1] == "_")]
     hint = did_you_mean(key, names, below=full.removesuffix(key))

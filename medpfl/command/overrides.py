@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
+from medpfl._conf import is_option
 from medpfl._near import did_you_mean
 from medpfl.errors import ConfigurationError
 
@@ -41,7 +42,7 @@ def options_of(folders: Sequence[Path]) -> Groups:
     for folder in folders:
         for path in folder.rglob("*.yaml"):
             group = path.parent.relative_to(folder).as_posix()
-            if group != ".":
+            if group != "." and is_option(path.stem):
                 found.setdefault(group, set()).add(path.stem)
     return {group: frozenset(options) for group, options in found.items()}
 

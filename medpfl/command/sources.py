@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 from pathlib import Path
 
 import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf.errors import OmegaConfBaseException
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from medpfl._conf import is_option
 from medpfl._yaml import YamlError, compose_file, line_of
 from medpfl.errors import ConfigurationError
 
@@ -32,6 +35,10 @@ class CheckedSource(FileConfigSource):
             return super().load_config(config_path)
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
+        """Name the options of a group, for ``--help``, Tab, patterns and messages."""
+        return [name for name in super().list(config_path, results_filter) if is_option(name)]
 
 
 def check_files_as_they_are_read() -> None:

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
 
 from medpfl.compare.runs import Run
 from medpfl.errors import DataError
 from medpfl.metrics.bootstrap import bootstrap_mean
 from medpfl.metrics.paired import mcnemar_exact
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedMeans:
+    """A measure of two runs on the images where both have it; NaN where there is none.
+
+    Args:
+        n: these images.
+        means: of A and of B.
+        difference: mean of A minus B.
+        interval: 95 % bootstrap interval of `difference`; NaN for fewer than 5 images.
+    """
+
+    n: int
+    means: tuple[float, float]
+    difference: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -24,6 +45,7 @@ class Comparison:
         ssim_difference: mean of A minus B.
         ssim_interval: 95 % bootstrap interval of `ssim_difference`; NaN for fewer than 5 images.
         images: the images in common.
+        measures: one's own measures that both runs have, by name.
     """
 
     n: int
@@ -35,6 +57,7 @@ class Comparison:
     ssim_difference: float
     ssim_interval: tuple[float, float]
     images: tuple[str, ...] = ()
+    measures: Mapping[str, PairedMeans] = field(default_factory=dict)
 
 
 def compare(a: Run, b: Run) -> Comparison:
@@ -57,15 +80,30 @@ def compare(a: Run, b: Run) -> Comparison:
     first, second = a.scores.loc[common], b.scores.loc[common]
     hit_a, hit_b = first["success"], second["success"]
     only_a, only_b = int((hit_a & ~hit_b).sum()), int((hit_b & ~hit_a).sum())
-    difference = [float(d) for d in first["ssim"] - second["ssim"]]
+    ssim = _paired(first["ssim"], second["ssim"])
     return Comparison(
         n=len(common),
         successes=(int(hit_a.sum()), int(hit_b.sum())),
         only_a=only_a,
         only_b=only_b,
         p_value=mcnemar_exact(only_a, only_b),
-        ssim=(float(first["ssim"].mean()), float(second["ssim"].mean())),
-        ssim_difference=sum(difference) / len(difference),
-        ssim_interval=bootstrap_mean(difference),
+        ssim=ssim.means,
+        ssim_difference=ssim.difference,
+        ssim_interval=ssim.interval,
         images=tuple(common),
+        measures={
+            name: _paired(first[name], second[name]) for name in a.measures if name in b.measures
+        },
+    )
+
+
+def _paired(first: pd.Series[float], second: pd.Series[float]) -> PairedMeans:
+    both = first.notna() & second.notna()
+    first, second = first[both], second[both]
+    difference = [float(d) for d in first - second]
+    return PairedMeans(
+        n=len(difference),
+        means=(float(first.mean()), float(second.mean())),
+        difference=sum(difference) / len(difference) if difference else math.nan,
+        interval=bootstrap_mean(difference),
     )

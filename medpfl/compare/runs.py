@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ import pandas as pd
 
 from medpfl.compare.settings import flat
 from medpfl.errors import DataError
+from medpfl.report._shape import at
 from medpfl.report.jobs import read_record
+from medpfl.types import ImageScore
 
 _COLUMNS = ("image_id", "ssim", "success")
 _LATER = ("grade",)  # older tables have none
+_NOT_DEFINED = ("", "nan", "inf", "-inf")
 _YES_OR_NO = {"true": True, "false": False}
 
 
@@ -32,6 +35,7 @@ class Run:
         scores: ``metrics.csv``, one row an image, indexed by image id.
         settings: the configuration, flat: ``attack.optimizer.max_steps`` to its value.
         network: the network's name.
+        measures: the names of one's own measures, each a column of `scores`, NaN where not finite.
     """
 
     folder: Path
@@ -42,6 +46,7 @@ class Run:
     scores: pd.DataFrame
     settings: Mapping[str, object]
     network: str
+    measures: tuple[str, ...] = ()
 
 
 def read_run(folder: Path) -> Run:
@@ -52,7 +57,8 @@ def read_run(folder: Path) -> Run:
     """
     try:
         record = read_record(folder)
-        table = _scores(folder / "metrics.csv")
+        config: dict[str, Any] = record.get("config") or {}
+        table = _scores(folder / "metrics.csv", _own_measures(config))
     except FileNotFoundError as fault:
         missing = Path(fault.filename).name
         raise DataError(
@@ -65,7 +71,6 @@ def read_run(folder: Path) -> Run:
     except (ValueError, OverflowError) as fault:
         told = " ".join(str(fault).split())
         raise DataError(f"{folder}: its run.json or metrics.csv cannot be read: {told}") from fault
-    config: dict[str, Any] = record.get("config") or {}
     names = {part: _named(config, part, folder) for part in ("attack", "dataset")}
     label = f"{names['attack']} on {names['dataset']}{_defended(config)}"
     status = str(record["status"])
@@ -78,11 +83,24 @@ def read_run(folder: Path) -> Run:
         scores=table,
         settings=flat(config),
         network=_network(config.get("model")) or "unknown network",
+        measures=tuple(name for name in _own_measures(config) if name in table),
     )
 
 
-def _scores(path: Path) -> pd.DataFrame:
+def _own_measures(config: object) -> list[str]:
+    """Return the names of the measures that a configuration adds."""
+    given = at(config, "metrics.measures")
+    named = given.items() if isinstance(given, dict) else ()
+    known = (*ImageScore.fixed_columns(), "measures")
+    return [name for name, part in named if part is not None and name not in known]
+
+
+def _scores(path: Path, own: Sequence[str]) -> pd.DataFrame:
     """Read the columns that are compared, and nothing else of a table of any size.
+
+    Args:
+        path: the table.
+        own: columns of one's own measures, where they are there.
 
     Raises:
         OSError: it cannot be read.
@@ -90,7 +108,8 @@ def _scores(path: Path) -> pd.DataFrame:
     """
     with path.open("rb"):  # so that an error has the file's name
         pass
-    table = pd.read_csv(path, usecols=_wanted, dtype=str, keep_default_na=False)
+    wanted = {*_COLUMNS, *_LATER, *own}
+    table = pd.read_csv(path, usecols=lambda name: name in wanted, dtype=str, keep_default_na=False)
     for name in _COLUMNS:
         if name not in table:
             raise ValueError(f"metrics.csv has no column {name}")
@@ -99,21 +118,24 @@ def _scores(path: Path) -> pd.DataFrame:
         raise ValueError("metrics.csv names an image twice, so nothing can be paired")
     ssim = [_number(image, text) for image, text in table["ssim"].items()]
     success = [_truth(image, text) for image, text in table["success"].items()]
-    later = {name: table[name] for name in _LATER if name in table}
+    later: dict[str, object] = {name: table[name] for name in _LATER if name in table}
+    for name in own:
+        if name in table:
+            texts = table[name].items()
+            later[name] = [_number(image, text, name, required=False) for image, text in texts]
     return pd.DataFrame({"ssim": ssim, "success": success, **later}, index=table.index)
 
 
-def _wanted(column: str) -> bool:
-    return column in (*_COLUMNS, *_LATER)
-
-
-def _number(image: object, text: str) -> float:
+def _number(image: object, text: str, column: str = "ssim", *, required: bool = True) -> float:
+    """Read a finite number; where none is required, NaN for one that is not defined."""
+    if not required and text.strip().lower() in _NOT_DEFINED:
+        return math.nan
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"metrics.csv, {image}: ssim={text or '(nothing)'} is not a number")
+        raise ValueError(f"metrics.csv, {image}: {column}={text or '(nothing)'} is not a number")
     return value
 
 

@@ -15,7 +15,7 @@ from medpfl.metrics.rates import wilson
 from medpfl.outcomes import Grade
 from medpfl.report.console import make_console
 from medpfl.report.palette import WARNING_STYLE
-from medpfl.report.tables import format_interval, format_number, format_percent
+from medpfl.report.tables import format_interval, format_number, format_percent, format_value
 
 
 def show(a: Run, b: Run, found: Comparison) -> None:
@@ -36,16 +36,27 @@ def show(a: Run, b: Run, found: Comparison) -> None:
         table.add_row("at least recognisable", *(str(text) for text in leaked))
     table.add_row("rebuilt by this run alone", str(found.only_a), str(found.only_b))
     table.add_row("mean SSIM", *(format_number(value, 3) for value in found.ssim))
+    for name, own in found.measures.items():
+        over = "" if own.n == found.n else f", over {own.n}"
+        table.add_row(f"mean {name}{over}", *map(format_value, own.means))
     out.print(Text(f"\n  {found.n} images in common", style="bold"))
     out.print(table)
-    low, high = found.ssim_interval
-    interval = "" if math.isnan(low) else f", 95 % interval [{low:+.3f}, {high:+.3f}]"
     out.print(f"  success, McNemar exact:  p = {found.p_value:.3g}, two-sided")
+    interval = _interval(*found.ssim_interval, ".3f")
     out.print(f"  SSIM, A minus B:         {found.ssim_difference:+.3f}{interval} (bootstrap)")
+    for name, own in found.measures.items():
+        if own.n:
+            interval = _interval(*own.interval, ".4g")
+            told = f"  {name + ', A minus B:':<25}{own.difference:+.4g}{interval} (bootstrap)"
+            out.print(told, soft_wrap=True)
     for line in differences(a.settings, b.settings):
         out.print(f"  {line}", soft_wrap=True)
     for note in _notes(a, b, found):
         out.print(Text(f"  note: {note}", style=WARNING_STYLE))
+
+
+def _interval(low: float, high: float, form: str) -> str:
+    return "" if math.isnan(low) else f", 95 % interval [{low:+{form}}, {high:+{form}}]"
 
 
 def _labels(a: Run, b: Run) -> tuple[str, str]:

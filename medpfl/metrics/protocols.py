@@ -31,24 +31,15 @@ from medpfl.metrics.image_quality import (
     ssim,
 )
 from medpfl.metrics.matching import match
+from medpfl.metrics.measures.base import Measure
 from medpfl.types import DataSpec, Trace
 
 _ROUNDING = 1e-9
 
 
 @runtime_checkable
-class PaperProtocol(Protocol):
-    """One published way to put a number on a pair of images."""
-
-    def __call__(self, original: Tensor, reconstruction: Tensor, spec: DataSpec) -> float:
-        """Return the published number for one pair.
-
-        Args:
-            original: `(C, *S)` in [0, 1], every side of S at least 11.
-            reconstruction: `(C, *S)` in [0, 1].
-            spec: the data's shape and normalisation.
-        """
-        ...
+class PaperProtocol(Measure, Protocol):
+    """One published way to put a number on a pair of images, every side at least 11 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)

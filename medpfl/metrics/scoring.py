@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from medpfl.metrics.grades import Grading
-from medpfl.metrics.image_quality import mse, psnr_db_of, ssim, ssim_per_image
+from medpfl.metrics.image_quality import psnr_db_of, ssim_per_image
 from medpfl.metrics.matching import match
+from medpfl.metrics.measures.base import Measure, compare
+from medpfl.metrics.measures.columns import check_names
+from medpfl.metrics.measures.own import OwnMeasure
+from medpfl.metrics.measures.plain import EVERY_RUN
 from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
 from medpfl.outcomes import Status
+from medpfl.seeding import generator
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
 from medpfl.types import (
     Capture,
+    DataSpec,
     ImageScore,
     Reconstruction,
     Trace,
@@ -46,16 +53,37 @@ class Judgement:
 class Scorer:
     """Score reconstructions against the truth, beside two guesses that need no attack.
 
-    Every published SSIM is computed in every run, each in its own column; success is decided by
-    the SSIM on [0, 1] alone.
+    Every published SSIM is computed in every run, each in its own column, and so is every measure
+    of `measures`; success is decided by the SSIM on [0, 1] alone.
 
     Args:
         threshold: the SSIM from which an image counts as reconstructed, in (-1, 1].
         paper: a published protocol to report as ``ssim_paper``, or None.
+        measures: more measures by name, each a column of ``metrics.csv``; None entries are left
+            out.
     """
 
     threshold: Annotated[float, Range(-1, 1, "(]"), "the papers use 0.9"] = 0.9
     paper: PaperProtocol | None = None
+    measures: Mapping[str, Measure | None] | None = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_names(self.measures or {}, taken=(*ImageScore.fixed_columns(), "measures"))
+
+    def check(self, spec: DataSpec) -> None:
+        """Try the measures of one's own on noise, so that a mistake is found before any compute.
+
+        Raises:
+            ConfigurationError: one fails on such images, or returns no number; names it.
+        """
+        stream = generator(0, "trial of measures")
+        first, second = (torch.rand(spec.shape, generator=stream) for _ in range(2))
+        compare(self._own, first, second, torch.full(spec.shape, 0.5), spec)
+
+    @property
+    def _own(self) -> dict[str, Measure]:
+        given = (self.measures or {}).items()
+        return {n: OwnMeasure(name=n, measure=m) for n, m in given if m is not None}
 
     def judge(
         self,
@@ -113,9 +141,9 @@ class Scorer:
         oracle: OracleChoice,
     ) -> ImageScore:
         original, guess, spec = pair.original, pair.guess, capture.observation.spec
-        zeros = torch.zeros_like(original)
-        similarity, error = ssim(original, guess), mse(original, guess)
-        published = {k: protocol(original, guess, spec) for k, protocol in ALL_PROTOCOLS.items()}
+        images = original, guess, mean_image, spec
+        found: dict[str, Any] = compare(EVERY_RUN, *images)
+        found |= {f"ssim_paper_{k}": p(original, guess, spec) for k, p in ALL_PROTOCOLS.items()}
         return ImageScore(
             capture_id=capture.capture_id,
             round=capture.round,
@@ -123,10 +151,8 @@ class Scorer:
             image_id=truth.ids[pair.n],
             label=int(truth.labels[pair.n]),
             label_inferred=int(reconstruction.labels[pair.m]),
-            ssim=similarity,
-            mse=error,
-            psnr_db=psnr_db_of(error),
-            success=similarity >= self.threshold,
+            psnr_db=psnr_db_of(found["mse"]),
+            success=found["ssim"] >= self.threshold,
             gradient_norm=float(facts.gradient_norm),
             true_probability=float(facts.true_probability[pair.n]),
             objective=reconstruction.objective,
@@ -137,18 +163,13 @@ class Scorer:
             noise_scale=facts.noise_scale,
             snr_db=facts.snr_db,
             ssim_paper=math.nan if self.paper is None else self.paper(original, guess, spec),
-            ssim_zeros=ssim(original, zeros),
-            mse_zeros=mse(original, zeros),
-            ssim_mean_image=ssim(original, mean_image),
-            mse_mean_image=mse(original, mean_image),
-            ssim_paper_cpl=published["cpl"],
-            ssim_paper_dlg=published["dlg"],
-            ssim_paper_gradinv=published["gradinv"],
             ssim_oracle=oracle.ssim,
             mse_oracle=oracle.mse,
             closed_form=reconstruction.closed_form,
             unknowns=reconstruction.unknowns,
             determined=reconstruction.determined,
+            measures=compare(self._own, *images),
+            **found,
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from medpfl.metrics.cautions import cautions
 from medpfl.metrics.grades import Grading
+from medpfl.metrics.measures.means import MeasureMeans, means_of
 from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.outcomes import Grade, Status
 from medpfl.types import ImageScore
@@ -67,6 +68,7 @@ class Summary:
         snr_db_mean: mean of the finite signal-to-noise ratios of the updates; None without noise.
         unsolved: how many of the images below the threshold ended with each status.
         cautions: what keeps these numbers from saying what they seem to, a sentence each.
+        measures: the means of one's own measures, by name.
     """
 
     n: int
@@ -112,6 +114,7 @@ class Summary:
     snr_db_mean: float | None = None
     unsolved: Mapping[str, int] = field(default_factory=dict)
     cautions: Sequence[str] = ()
+    measures: Mapping[str, MeasureMeans] = field(default_factory=dict)
 
 
 def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> Summary:
@@ -161,6 +164,7 @@ def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> S
         snr_db_mean=_mean_or_none(s.snr_db for s in scores),
         unsolved=_statuses(s for s in scores if not s.success),
         cautions=list(cautions(scores, grading)),
+        measures=means_of(scores),
         **_grades(scores, grading),
     )
 

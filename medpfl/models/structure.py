@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Hashable
+
+from torch import Tensor, nn
 
 from medpfl.errors import ConfigurationError
 
@@ -26,3 +28,30 @@ def last_linear(model: nn.Module) -> tuple[str, str | None]:
     name, layer = layers[-1]
     prefix = f"{name}." if name else ""
     return f"{prefix}weight", None if layer.bias is None else f"{prefix}bias"
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def architecture(model: nn.Module) -> Hashable:
+    """Return what makes a network another one: its modules and their settings, not its numbers.
+
+    Networks of equal value compute the same from the same parameters and buffers. A setting that
+    cannot be compared is taken to be another in every network.
+    """
+    return tuple((name, type(module), _settings(module)) for name, module in model.named_modules())
+
+
+def _settings(module: nn.Module) -> Hashable:
+    own = {n: v for n, v in vars(module).items() if n not in _OF_EVERY_MODULE}
+    return _comparable(own)
+
+
+def _comparable(value: object) -> Hashable:
+    if isinstance(value, dict):
+        return tuple((name, _comparable(v)) for name, v in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_comparable, value))
+    if isinstance(value, Tensor) or not isinstance(value, Hashable):
+        return id(value)
+    return value

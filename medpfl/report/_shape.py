@@ -56,6 +56,9 @@ NUMBER = Kind("a number", _is_number)
 SECONDS = Kind("a number of seconds", lambda v: _is_number(v) and _is_time(v))
 TEXT_MAP = Kind("names with a text each", _is_map_of(_is_text))
 PLAIN_MAP = Kind("names with a single value each", _is_map_of(_is_plain))
+NUMBER_MAPS = Kind(
+    "names with numbers each", _is_map_of(_is_map_of(lambda v: v is None or _is_number(v)))
+)
 MAP = Kind("names with values", _is_map_of(lambda _: True))
 MAPS = Kind("a list of names with values", _is_list_of(MAP.fits))
 

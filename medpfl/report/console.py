@@ -24,7 +24,13 @@ from rich.text import Text
 from medpfl.outcomes import Grade
 from medpfl.report.palette import BAR_STYLE, ERROR_STYLE, WARNING_STYLE
 from medpfl.report.progress import Progress, show_progress
-from medpfl.report.tables import format_number, format_percent, format_rate, format_seconds
+from medpfl.report.tables import (
+    format_number,
+    format_percent,
+    format_rate,
+    format_seconds,
+    format_value,
+)
 from medpfl.report.words import endings
 
 if TYPE_CHECKING:
@@ -287,7 +293,7 @@ def _ceiling(summary: Summary) -> str:
 
 def _quality(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column(f"mean of {summary.n} images", style="dim", no_wrap=True)
+    table.add_column(f"mean of {summary.n} images", style="dim", overflow="fold")
     for heading in ("reconstructions", "all zeros", "mean image"):
         table.add_column(heading, justify="right", no_wrap=True)
     s = summary
@@ -299,6 +305,9 @@ def _quality(summary: Summary) -> Table:
     table.add_row("MSE", *_cells(4, s.mse_mean, s.mse_zeros_mean, s.mse_mean_image_mean))
     if s.n > s.n_exact:
         table.add_row(f"PSNR (dB){_over(s.n - s.n_exact, s.n)}", *_cells(1, s.psnr_db_mean))
+    for name, own in s.measures.items():
+        means = (own.mean, own.zeros_mean, own.mean_image_mean)
+        table.add_row(f"{name}{_over(own.n, s.n)}", *map(format_value, means))
     return table
 
 

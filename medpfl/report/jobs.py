@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from medpfl.report._shape import (
     MAP,
     NUMBER,
+    NUMBER_MAPS,
     PLAIN_MAP,
     SECONDS,
     TEXT,
@@ -47,6 +48,7 @@ _SHAPE = {
     "resumed": TEXTS,
     "seconds": SECONDS,
     "summary": MAP,
+    "summary.measures": NUMBER_MAPS,
     **{f"summary.{name}": NUMBER for name in _SHOWN_NUMBERS.split()},
 }
 
@@ -107,6 +109,13 @@ def varying_columns(rows: Sequence[Row]) -> list[str]:
     return [group for group in GROUPS if len({row[group] for row in rows} - {None}) > 1] + settings
 
 
+def own_measures(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the measures that were added to these jobs: ``mine_n``, ``mine_mean``."""
+    keys = rows[0] if rows else {}
+    names = (key.removesuffix("_n") for key in keys if key.endswith("_n"))
+    return [name for name in names if f"{name}_mean" in keys]
+
+
 def job_folders(sweep_dir: Path) -> list[Path]:
     """Return the folders of a sweep's jobs, in no order."""
     # isdigit and isdecimal take digits of every script; Hydra writes these.
@@ -157,8 +166,17 @@ def _read(sweep_dir: Path, number: int, plan: Sequence[str], sweep: Notes) -> _J
         },
         status=status,
         error=error,
-        measures={k: v for k, v in summary.items() if not isinstance(v, dict | list)},
+        measures=_numbers(summary),
     )
+
+
+def _numbers(summary: Mapping[str, Any]) -> dict[str, object]:
+    """Return a summary's single values, those of one's own measures last: ``mine_mean``."""
+    own = summary.get("measures") or {}
+    return {
+        **{key: value for key, value in summary.items() if not isinstance(value, dict | list)},
+        **{f"{name}_{key}": value for name, means in own.items() for key, value in means.items()},
+    }
 
 
 def _row(job: _Job, keys: Sequence[str]) -> Row:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
+import math
 import os
 import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from medpfl._atomic import (
@@ -27,6 +26,7 @@ from medpfl.metrics.success import Summary, summarise
 from medpfl.report.panels import draw_panels
 from medpfl.report.run_file import RunFile, RunStatus
 from medpfl.report.run_folder import held, occupied, resume_command, unwritable
+from medpfl.report.tables import csv_table
 from medpfl.report.victim_file import VictimRecord, load_victim, safe_name, save_victim
 from medpfl.source import Planned
 from medpfl.types import Capture, ImageScore, Reconstruction
@@ -38,8 +38,8 @@ __all__ = [
     "load_victim",
 ]
 
-COLUMNS = tuple(field.name for field in fields(ImageScore))
-"""The columns of ``metrics.csv``, in order."""
+COLUMNS = ImageScore.fixed_columns()
+"""The columns of ``metrics.csv``, in order; those of one's own measures follow."""
 
 _ARRAYS, _FIGURES = "reconstructions", "figures"
 _SECONDS_BETWEEN_TABLES = 2.0
@@ -291,12 +291,11 @@ class RunRecord:
                 sheet.save(file, format="PNG", compress_level=1)
 
     def _write_table(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(astuple(score) for score in self.scores)
+        scores = self.scores
+        header = dict.fromkeys([*COLUMNS, *(name for score in scores for name in score.measures)])
+        rows = [[row.get(name, math.nan) for name in header] for row in (s.row() for s in scores)]
         with self.writing():
-            write_text(self.folder / "metrics.csv", text.getvalue())
+            write_text(self.folder / "metrics.csv", csv_table([*header], rows))
         self._table_written = time.monotonic()
 
     def _write_run(

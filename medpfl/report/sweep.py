@@ -29,6 +29,7 @@ from medpfl.report.jobs import (
     Row,
     collect,
     job_folders,
+    own_measures,
     read_record,
     varying_columns,
     without_values,
@@ -39,6 +40,7 @@ from medpfl.report.tables import (
     format_interval,
     format_number,
     format_percent,
+    format_value,
     markdown_table,
 )
 
@@ -49,11 +51,14 @@ _NOTE = (
     "interval. Recognisable: share of the images that are at least recognisable, told from other "
     "images of the dataset. Ceiling: share of the images whose gradient, squared in float32, is "
     "not zero. All zeros and mean image: the SSIM of guesses that need no attack. Noise scale and "
-    "SNR: means over the images; none where nothing was added."
+    "SNR: means over the images; none where nothing was added. What follows: means of the measures "
+    "that were added, over the images where they are finite."
 )
 _BRIEF = ("ASR % (95 %)", "recog. %", "n", "SSIM")
 # Instead of one another: both do not fit beside two settings in 80 columns.
 _NOISE, _TIME = ("noise", "SNR dB"), ("s/image",)
+_MOST_MEASURES = 3
+"""Of one's own, on the screen; ``results.md`` has all."""
 
 
 @dataclass(frozen=True)
@@ -196,11 +201,12 @@ def show(outcome: SweepOutcome, *, console: Console | None = None) -> None:
     for heading in _short(axes):
         table.add_column(heading, overflow="fold")
     noisy = any(row.get("noise_scale_mean") is not None for row in rows)
-    for heading in (*_BRIEF, *(_NOISE if noisy else _TIME)):
+    shown = own_measures(rows)[:_MOST_MEASURES]
+    for heading in (*_BRIEF, *shown, *(_NOISE if noisy else _TIME)):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         varied = (_text(row[axis]) for axis in axes)
-        table.add_row(str(row["job"]), *varied, *_brief(row, noisy=noisy))
+        table.add_row(str(row["job"]), *varied, *_brief(row, shown, noisy=noisy))
     out.print(Text(f"\n  {_headline(outcome)}", style="bold"))
     out.print(table)
     guesses = _guesses(rows)
@@ -267,11 +273,12 @@ def _jobs(numbers: Sequence[int]) -> str:
 
 def _markdown(outcome: SweepOutcome, sweep_dir: Path) -> str:
     axes = varying_columns(outcome.rows)
-    header = ["job", *axes, *_measures({}), "status"]
+    own = own_measures(outcome.rows)
+    header = ["job", *axes, *_measures({}, own), "status"]
     lines = []
     for row in outcome.rows:
         varied = (_text(row[axis]) for axis in axes)
-        lines.append([str(row["job"]), *varied, *_measures(row).values(), _ended(row)])
+        lines.append([str(row["job"]), *varied, *_measures(row, own).values(), _ended(row)])
     said = "".join(
         f"- {_jobs(jobs)}: {sentence}.\n"
         for sentence, jobs in _cautions(outcome.rows, sweep_dir).items()
@@ -280,17 +287,17 @@ def _markdown(outcome: SweepOutcome, sweep_dir: Path) -> str:
     return f"# {_headline(outcome)}\n\n{markdown_table(header, lines)}\n{_NOTE}\n{warned}"
 
 
-def _brief(row: Row, *, noisy: bool) -> list[str | Text]:
+def _brief(row: Row, own: Sequence[str], *, noisy: bool) -> list[str | Text]:
     """Return the cells of the printed table: what fits beside two settings in 80 columns."""
     if row["status"] != COMPLETE:
-        empty = [""] * (len(_BRIEF) - 1 + len(_NOISE if noisy else _TIME))
+        empty = [""] * (len(_BRIEF) - 1 + len(own) + len(_NOISE if noisy else _TIME))
         return [Text(row["status"], style=ERROR_STYLE), *empty]
-    measured = _measures(row)
+    measured = _measures(row, own)
     rate = f"{measured['ASR'].removesuffix(' %')} {measured['95 %']}"
     leaked = measured["recognisable"].removesuffix(" %")
-    cells: list[str | Text] = [rate, leaked, *(measured[key] for key in ("n", "SSIM"))]
     last = ("noise scale", "SNR (dB)") if noisy else ("s / image",)
-    return [*cells, *(measured[key] for key in last)]
+    keys = ("n", "SSIM", *map(_of_own, own), *last)
+    return [rate, leaked, *(measured[key] for key in keys)]
 
 
 def _short(axes: Sequence[str]) -> list[str]:
@@ -303,8 +310,13 @@ def _ended(row: Row) -> str:
     return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
 
 
-def _measures(row: Row) -> dict[str, str]:
-    """Return what a job measured, as text by heading; empty where it measured nothing."""
+def _measures(row: Row, own: Sequence[str]) -> dict[str, str]:
+    """Return what a job measured, as text by heading; empty where it measured nothing.
+
+    Args:
+        row: the job's.
+        own: the names of measures that were added; they come last.
+    """
     texts = {
         "n": _text(row.get("n")),
         "ASR": format_percent(row.get("asr")),
@@ -322,8 +334,14 @@ def _measures(row: Row) -> dict[str, str]:
         "s / image": format_number(row.get("seconds_per_image"), 2),
         "noise scale": _scale(row.get("noise_scale_mean")),
         "SNR (dB)": "none" if row.get("snr_db_mean") is None else f"{row['snr_db_mean']:.1f}",
+        **{_of_own(name): format_value(row.get(f"{name}_mean")) for name in own},
     }
     return texts if row.get("n") is not None else dict.fromkeys(texts, "")
+
+
+def _of_own(name: str) -> str:
+    """Return the heading of a measure that was added, which may be called as a column here is."""
+    return f"{name}, mean"
 
 
 def _scale(value: float | None) -> str:

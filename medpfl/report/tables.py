@@ -23,6 +23,11 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return MISSING if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def format_value(value: float | None) -> str:
+    """Write a number of unknown size with four significant digits; ``n/a`` for None and NaN."""
+    return MISSING if value is None or math.isnan(value) else f"{value:.4g}"
+
+
 def format_percent(share: float | None) -> str:
     """Write a share in [0, 1] as a percentage with one decimal."""
     if share is None or math.isnan(share):

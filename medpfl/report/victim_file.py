@@ -12,7 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def _scores_to_json(scores: Sequence[ImageScore]) -> str:
     rows = [
         {
             name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(score).items()
+            for name, value in score.row().items()
         }
         for score in scores
     ]
@@ -171,12 +171,19 @@ def _score(row: dict[str, Any]) -> ImageScore:
         for name, value in row.items()
         if name not in _TEXT_FIELDS and isinstance(value, str)
     }
-    score = ImageScore(**{**row, **numbers})
-    for name, value in vars(score).items():
+    found = {**row, **numbers}
+    for name, value in found.items():
         wanted = str if name in _TEXT_FIELDS else int | float | None
         if not isinstance(value, wanted):
             raise ValueError(f"{name} is {value!r}")
-    return score
+    fixed = {name: found.pop(name) for name in ImageScore.fixed_columns() if name in found}
+    return ImageScore(**fixed, measures={name: _measured(name, found[name]) for name in found})
+
+
+def _measured(name: str, value: float | None) -> float:
+    if not name.isidentifier() or value is None:
+        raise ValueError(f"{name} is {value!r}, and no measure")
+    return float(value)
 
 
 def _array(values: Tensor) -> NDArray[np.generic]:
