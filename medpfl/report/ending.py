@@ -5,18 +5,28 @@ from __future__ import annotations
 from medpfl.experiment import Experiment
 from medpfl.metrics import Summary
 from medpfl.report.console import make_console, paths, summary_table
+from medpfl.report.diary import ROUNDS
 from medpfl.report.figures import GalleryItem, TraceCurve, gallery, traces
+from medpfl.report.leakage import FILE, leakage_by_round, leakage_table, norms_of, write_leakage
 from medpfl.report.record import RunRecord
+from medpfl.report.rounds_figure import rounds_figure
+from medpfl.report.rounds_file import RoundScore, read_rounds
 from medpfl.report.run_folder import resume_command
 
 
 def draw(record: RunRecord, experiment: Experiment) -> None:
     """Draw the gallery and the curves of a run into ``figures/``."""
     items, curves = [], []
+    several = len({score.round for score in record.scores}) > 1
     for victim in record.victims():
         items += [
             GalleryItem(
-                score.image_id, original, reconstruction, score.ssim, score.status, score.grade
+                f"round {score.round}: {score.image_id}" if several else score.image_id,
+                original,
+                reconstruction,
+                score.ssim,
+                score.status,
+                score.grade,
             )
             for original, reconstruction, score in zip(
                 victim.original, victim.reconstruction, victim.scores, strict=True
@@ -33,6 +43,32 @@ def draw(record: RunRecord, experiment: Experiment) -> None:
     if any(curves):
         path = figures / "traces.png"
         traces(path, curves, title=title, synthetic=synthetic, threshold=threshold)
+    _draw_rounds(record, title=title, synthetic=synthetic, threshold=threshold)
+
+
+def _draw_rounds(record: RunRecord, *, title: str, synthetic: bool, threshold: float) -> None:
+    """Set what attacked rounds gave away against training, where there was any."""
+    scores, rounds = record.scores, _rounds(record)
+    if not rounds and len({score.round for score in scores}) < 2:
+        return
+    write_leakage(record.folder, leakage_by_round(scores, rounds))
+    ssim: dict[int, list[float]] = {}
+    for score in scores:
+        ssim.setdefault(score.round, []).append(score.ssim)
+    rounds_figure(
+        record.folder / "figures" / "rounds.png",
+        rounds,
+        title=title,
+        threshold=threshold,
+        ssim=ssim,
+        gradient_norm=norms_of(scores),
+        synthetic=synthetic,
+    )
+
+
+def _rounds(record: RunRecord) -> tuple[RoundScore, ...]:
+    path = record.folder / ROUNDS
+    return read_rounds(path) if path.exists() else ()
 
 
 def say_how_it_ended(record: RunRecord, experiment: Experiment, summary: Summary) -> None:
@@ -43,8 +79,15 @@ def say_how_it_ended(record: RunRecord, experiment: Experiment, summary: Summary
         threshold=experiment.scorer.threshold,
         ssim_per_image=[score.ssim for score in record.scores],
     )
-    figures = record.folder / "figures"
+    rounds = _rounds(record)
+    if rounds or len({score.round for score in record.scores}) > 1:
+        out = make_console()
+        out.print(leakage_table(leakage_by_round(record.scores, rounds)))
+        out.print()
     named = {"folder": record.folder, "table": record.folder / "metrics.csv"}
+    beside = (record.folder / name for name in (ROUNDS, FILE))
+    named |= {path.name: path for path in beside if path.exists()}
+    figures = record.folder / "figures"
     named |= {f.stem: f for f in sorted(figures.glob("*.png"))}
     paths(named)
 
