@@ -19,7 +19,7 @@ def draw(record: RunRecord, experiment: Experiment) -> None:
                 score.image_id, original, reconstruction, score.ssim, score.status, score.grade
             )
             for original, reconstruction, score in zip(
-                victim.original, victim.reconstruction, victim.scores, strict=True
+                victim.originals, victim.reconstruction, victim.scores, strict=True
             )
         ]
         curve = None
