@@ -276,13 +276,16 @@ class ImageScore:
     Columns that came later have a default, NaN, None or no text: not computed, so that older
     records can be read. `measures`, the last, holds what ``metrics.measures`` asks for, each value
     by its own column.
+
+    Of an image whose truth nobody knows, everything that needs the truth is NaN, None or no text.
+    Its `success` is False here, as it counts for nothing, and empty in the record: ask `judged`.
     """
 
     capture_id: str = field(default="", kw_only=True)
     round: int = field(default=0, kw_only=True)
     client: int = field(default=0, kw_only=True)
     image_id: str
-    label: int
+    label: int | None
     label_inferred: int
     ssim: float
     mse: float
@@ -319,6 +322,13 @@ class ImageScore:
         """Return the columns that every table has, in order."""
         return tuple(one.name for one in fields(cls) if one.name != "measures")
 
+    @property
+    def judged(self) -> bool:
+        """Whether the truth was known, so that it can be said how good the reconstruction is."""
+        return not math.isnan(self.ssim)
+
     def row(self) -> dict[str, object]:
-        """Return `{column: value}`, those of the measures last."""
-        return {**{name: getattr(self, name) for name in self.fixed_columns()}, **self.measures}
+        """Return `{column: value}` as it is written, the columns of the measures last."""
+        fixed = {name: getattr(self, name) for name in self.fixed_columns()}
+        known = {} if self.judged else {"success": None}
+        return {**fixed, **known, **self.measures}

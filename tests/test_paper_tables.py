@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,7 @@ def write_scores(folder: Path, scores: list[ImageScore]) -> None:
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows(astuple(score) for score in scores)
+        writer.writerows(score.row().values() for score in scores)
 
 
 def add_job(

@@ -133,7 +133,13 @@ OPTIONS = {
         for name in ("laplace", "gaussian", "medpfl_level")
     },
     "defense": {"perturbation": ("defense=perturbation", "noise=laplace")},
-    "metrics": {"ssim": ("metrics=ssim",)},
+    "metrics": {
+        "ssim": ("metrics=ssim",),
+        "measures": (
+            "+metrics.measures.gmsd={_target_:medpfl.metrics.measures.GMSD,block:2}",
+            "+metrics.measures.nrmse={_target_:medpfl.metrics.measures.NRMSE,normalization:mean}",
+        ),
+    },
 }
 
 

@@ -113,6 +113,10 @@ def _scores(path: Path, own: Sequence[str]) -> pd.DataFrame:
     for name in _COLUMNS:
         if name not in table:
             raise ValueError(f"metrics.csv has no column {name}")
+    unknown = (table["success"] == "") & table["ssim"].isin(["", "nan"])
+    if len(table) and unknown.all():
+        raise ValueError("nobody knows its images, so that nothing can be said of its success")
+    table = table[~unknown]
     table.index = pd.Index(table.pop("image_id"), name="image_id")
     if not table.index.is_unique:
         raise ValueError("metrics.csv names an image twice, so nothing can be paired")

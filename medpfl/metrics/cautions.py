@@ -27,7 +27,9 @@ def cautions(scores: Sequence[ImageScore], grading: Grading | None = None) -> tu
         scores: the rows of ``metrics.csv``.
         grading: what they were graded with, or None.
     """
-    found = [rule(scores) for rule in _RULES]
+    judged = [score for score in scores if score.judged]
+    found = [rule(judged) for rule in _RULES] if judged else []
+    found.append(_unknown(len(scores) - len(judged), len(scores)))
     found.append(None if grading is None else _few_others(grading))
     return tuple(sentence for sentence in found if sentence is not None)
 
@@ -109,6 +111,15 @@ def _few_images(scores: Sequence[ImageScore]) -> str | None:
     return (
         f"{images} little: the success rate's interval spans {100 * (high - low):.0f} points. "
         "Attack more (n_images) before comparing"
+    )
+
+
+def _unknown(count: int, n: int) -> str | None:
+    if not count:
+        return None
+    return (
+        f"nobody knows {count} of {n} images: a low objective says that a reconstruction explains "
+        "its update, not that it shows the image"
     )
 
 

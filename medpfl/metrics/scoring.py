@@ -14,7 +14,7 @@ from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import psnr_db_of, ssim_per_image
 from medpfl.metrics.matching import match
 from medpfl.metrics.measures.base import Measure, compare
-from medpfl.metrics.measures.columns import check_names
+from medpfl.metrics.measures.columns import check_names, columns_of
 from medpfl.metrics.measures.own import OwnMeasure
 from medpfl.metrics.measures.plain import EVERY_RUN
 from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
@@ -30,6 +30,12 @@ from medpfl.types import (
     Trace,
     Truth,
     UpdateFacts,
+)
+
+# Required columns that only the truth can fill.
+_OF_THE_TRUTH = (
+    *("ssim", "mse", "psnr_db", "true_probability", "ssim_paper"),
+    *("ssim_zeros", "mse_zeros", "ssim_mean_image", "mse_mean_image"),
 )
 
 
@@ -96,7 +102,7 @@ class Scorer:
         """Match reconstructions to the truth once, one to one, and score every pair.
 
         Inferred labels follow the matched image, and each row carries an equal share of the
-        seconds.
+        seconds. Where nobody knows the truth, nothing is said of how good they are.
 
         Args:
             capture: the truth, and what the client's side knows.
@@ -106,9 +112,10 @@ class Scorer:
 
         Raises:
             ConfigurationError: the images are smaller than SSIM's window.
-            ValueError: shapes do not agree, pixels are not finite or not in [0, 1], or nobody knows
-                the truth.
+            ValueError: shapes do not agree, or pixels are not finite or not in [0, 1].
         """
+        if capture.truth is None:
+            return self._unjudged(capture, reconstruction)
         truth, facts = check_agreement(capture, reconstruction)
         trace = reconstruction.trace
         oracle = paper_defense(truth.inputs, trace)
@@ -129,6 +136,36 @@ class Scorer:
         )
         ssim_trace = None if trace is None else ssim_over_steps(truth, trace, order)
         return Judgement(order=order, scores=scores, ssim_trace=ssim_trace)
+
+    def _unjudged(self, capture: Capture, reconstruction: Reconstruction) -> Judgement:
+        """Return rows that hold what is known without the truth: how the attack ended."""
+        count, facts = len(reconstruction.inputs), capture.facts
+        if len(reconstruction.labels) != count:
+            raise ValueError(
+                f"reconstruction.labels holds {len(reconstruction.labels)} images; "
+                f"reconstruction.inputs {count}"
+            )
+        unknown: dict[str, Any] = dict.fromkeys(_OF_THE_TRUTH, math.nan)
+        own = [column for name in self._own for column in columns_of(name)]
+        scores = tuple(
+            ImageScore(
+                capture_id=capture.capture_id,
+                round=capture.round,
+                client=capture.client,
+                image_id=f"{capture.capture_id}/image-{n}",
+                label=None,
+                label_inferred=int(reconstruction.labels[n]),
+                success=False,
+                gradient_norm=math.nan if facts is None else float(facts.gradient_norm),
+                noise_scale=None if facts is None else facts.noise_scale,
+                snr_db=None if facts is None else facts.snr_db,
+                measures=dict.fromkeys(own, math.nan),
+                **_of_the_attack(reconstruction, count),
+                **unknown,
+            )
+            for n in range(count)
+        )
+        return Judgement(order=torch.arange(count), scores=scores)
 
     def _row(
         self,
@@ -155,20 +192,13 @@ class Scorer:
             success=found["ssim"] >= self.threshold,
             gradient_norm=float(facts.gradient_norm),
             true_probability=float(facts.true_probability[pair.n]),
-            objective=reconstruction.objective,
-            steps=reconstruction.steps,
-            evaluations=reconstruction.evaluations,
-            seconds=reconstruction.seconds / len(truth.ids),
-            status=str(reconstruction.status),
             noise_scale=facts.noise_scale,
             snr_db=facts.snr_db,
             ssim_paper=math.nan if self.paper is None else self.paper(original, guess, spec),
             ssim_oracle=oracle.ssim,
             mse_oracle=oracle.mse,
-            closed_form=reconstruction.closed_form,
-            unknowns=reconstruction.unknowns,
-            determined=reconstruction.determined,
             measures=compare(self._own, *images),
+            **_of_the_attack(reconstruction, len(truth.ids)),
             **found,
         )
 
@@ -181,6 +211,20 @@ class _Pair:
     m: int
     original: Tensor
     guess: Tensor
+
+
+def _of_the_attack(reconstruction: Reconstruction, count: int) -> dict[str, Any]:
+    """Return the columns that the attack itself fills, for one of an update's images."""
+    return {
+        "objective": reconstruction.objective,
+        "steps": reconstruction.steps,
+        "evaluations": reconstruction.evaluations,
+        "seconds": reconstruction.seconds / count,
+        "status": str(reconstruction.status),
+        "closed_form": reconstruction.closed_form,
+        "unknowns": reconstruction.unknowns,
+        "determined": reconstruction.determined,
+    }
 
 
 def _graded(

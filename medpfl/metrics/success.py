@@ -22,7 +22,8 @@ class Summary:
     """What a run measured, over all attacked images, failed ones included.
 
     Args:
-        n: images attacked; every mean is over these unless its description says otherwise.
+        n: images attacked; every mean is over those whose truth is known, unless its description
+            says otherwise.
         n_ok: images whose attack stayed finite.
         asr: attack success rate, the share of images with an SSIM at or above the threshold.
         asr_low: lower end of the 95 % Wilson interval of `asr`.
@@ -69,6 +70,9 @@ class Summary:
         unsolved: how many of the images below the threshold ended with each status.
         cautions: what keeps these numbers from saying what they seem to, a sentence each.
         measures: the means of one's own measures, by name.
+        n_judged: images whose truth is known; rates, intervals and grades are over these.
+        unjudged: how many of the other images ended with each status.
+        objective_median: median of the finite objectives.
     """
 
     n: int
@@ -115,6 +119,9 @@ class Summary:
     unsolved: Mapping[str, int] = field(default_factory=dict)
     cautions: Sequence[str] = ()
     measures: Mapping[str, MeasureMeans] = field(default_factory=dict)
+    n_judged: int = 0
+    unjudged: Mapping[str, int] = field(default_factory=dict)
+    objective_median: float = math.nan
 
 
 def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> Summary:
@@ -130,28 +137,32 @@ def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> S
     n = len(scores)
     if n == 0:
         raise ValueError("scores is empty; a summary needs at least one image")
-    successes = sum(s.success for s in scores)
-    asr_low, asr_high = wilson(successes, n)
-    zero_gradients = sum(is_zero_gradient(s.gradient_norm) for s in scores)
+    judged = [s for s in scores if s.judged]
+    asr, asr_low, asr_high = _rate(sum(s.success for s in judged), len(judged))
+    zero_gradients = sum(is_zero_gradient(s.gradient_norm) for s in judged)
+    with_gradient = len(judged) - zero_gradients
+    right = sum(s.label == s.label_inferred for s in judged)
+    objectives = [s.objective for s in scores if math.isfinite(s.objective)]
     return Summary(
         n=n,
+        n_judged=len(judged),
         n_ok=sum(s.status != Status.NON_FINITE for s in scores),
-        asr=successes / n,
+        asr=asr,
         asr_low=asr_low,
         asr_high=asr_high,
-        asr_ceiling=(n - zero_gradients) / n,
-        zero_gradient_share=zero_gradients / n,
-        ssim_mean=fmean(s.ssim for s in scores),
-        ssim_median=median(s.ssim for s in scores),
-        mse_mean=fmean(s.mse for s in scores),
+        asr_ceiling=_rate(with_gradient, len(judged))[0],
+        zero_gradient_share=_rate(zero_gradients, len(judged))[0],
+        ssim_mean=_mean_or_nan(s.ssim for s in scores),
+        ssim_median=median(s.ssim for s in judged) if judged else math.nan,
+        mse_mean=_mean_or_nan(s.mse for s in scores),
         psnr_db_mean=_mean_or_nan(s.psnr_db for s in scores if math.isfinite(s.psnr_db)),
-        label_accuracy=sum(s.label == s.label_inferred for s in scores) / n,
+        label_accuracy=_rate(right, len(judged))[0],
         seconds_per_image=fmean(s.seconds for s in scores),
         ssim_paper_mean=_mean_or_nan(s.ssim_paper for s in scores),
-        ssim_zeros_mean=fmean(s.ssim_zeros for s in scores),
-        ssim_mean_image_mean=fmean(s.ssim_mean_image for s in scores),
-        mse_zeros_mean=fmean(s.mse_zeros for s in scores),
-        mse_mean_image_mean=fmean(s.mse_mean_image for s in scores),
+        ssim_zeros_mean=_mean_or_nan(s.ssim_zeros for s in scores),
+        ssim_mean_image_mean=_mean_or_nan(s.ssim_mean_image for s in scores),
+        mse_zeros_mean=_mean_or_nan(s.mse_zeros for s in scores),
+        mse_mean_image_mean=_mean_or_nan(s.mse_mean_image for s in scores),
         statuses=_statuses(scores),
         n_exact=sum(s.psnr_db == math.inf for s in scores),
         n_ssim_paper=sum(not math.isnan(s.ssim_paper) for s in scores),
@@ -162,16 +173,18 @@ def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> S
         mse_oracle_mean=_mean_or_nan(s.mse_oracle for s in scores),
         noise_scale_mean=_mean_or_none(s.noise_scale for s in scores),
         snr_db_mean=_mean_or_none(s.snr_db for s in scores),
-        unsolved=_statuses(s for s in scores if not s.success),
+        unsolved=_statuses(s for s in judged if not s.success),
+        unjudged=_statuses(s for s in scores if not s.judged),
+        objective_median=median(objectives) if objectives else math.nan,
         cautions=list(cautions(scores, grading)),
         measures=means_of(scores),
-        **_grades(scores, grading),
+        **_grades(judged, grading),
     )
 
 
 def _grades(scores: Sequence[ImageScore], grading: Grading | None) -> dict[str, Any]:
     """Return the fields of `Summary` that follow from grades; none where an image has none."""
-    if not all(s.grade for s in scores):
+    if not scores or not all(s.grade for s in scores):
         return {}
     n = len(scores)
     counts = Counter(s.grade for s in scores)
@@ -190,6 +203,11 @@ def _grades(scores: Sequence[ImageScore], grading: Grading | None) -> dict[str, 
             "others": grading.others,
         }
     return found
+
+
+def _rate(count: int, n: int) -> tuple[float, float, float]:
+    """Return a rate and the ends of its interval; NaN where nothing was counted."""
+    return (count / n, *wilson(count, n)) if n else (math.nan, math.nan, math.nan)
 
 
 def _statuses(scores: Iterable[ImageScore]) -> dict[str, int]:

@@ -159,8 +159,9 @@ def summary_table(
     out.print()
     out.print(Text("  ") + _title("Summary", synthetic=synthetic))
     out.print(_rates(summary, threshold))
-    out.print(_quality(summary))
-    if ssim_per_image:
+    if summary.n_judged:
+        out.print(_quality(summary))
+    if any(map(math.isfinite, ssim_per_image)):
         out.print(_histogram(ssim_per_image, ascii_only=not _has_unicode(out)))
     out.print()
     for sentence in summary.cautions:
@@ -233,26 +234,33 @@ def _dataset(name: str, *, synthetic: bool) -> Text:
 
 
 def _rates(summary: Summary, threshold: float) -> Table:
-    zero = summary.zero_gradient_share
-    rate = format_rate(summary.asr, summary.n, low=summary.asr_low, high=summary.asr_high)
+    zero, n = summary.zero_gradient_share, summary.n_judged
     table = _facts()
-    table.add_row(f"ASR (SSIM >= {threshold:g})", Text(rate, style="bold"))
+    if n:
+        rate = format_rate(summary.asr, n, low=summary.asr_low, high=summary.asr_high)
+        table.add_row(f"ASR (SSIM >= {threshold:g})", Text(rate, style="bold"))
     if summary.leaked is not None:
         table.add_row("at least recognisable", Text(_leaked(summary), style="bold"))
         table.add_row("grades", _grades(summary))
-    table.add_row("ceiling", f"{format_percent(summary.asr_ceiling)}: {_ceiling(summary)}")
-    table.add_row("zero gradient", format_rate(zero, summary.n))
-    table.add_row("labels right", format_rate(summary.label_accuracy, summary.n))
+    if n:
+        table.add_row("ceiling", f"{format_percent(summary.asr_ceiling)}: {_ceiling(summary)}")
+        table.add_row("zero gradient", format_rate(zero, n))
+        table.add_row("labels right", format_rate(summary.label_accuracy, n))
+    if n < summary.n:
+        table.add_row("judged", f"{n} of {summary.n} images; nobody knows the others")
+        table.add_row("objective", f"{format_value(summary.objective_median)} (median)")
+        table.add_row("unjudged", endings(summary.unjudged))
     table.add_row("time", f"{format_seconds(summary.seconds_per_image)} an image")
     if summary.noise_scale_mean is not None:
         table.add_row("noise", _noise(summary))
-    table.add_row("ended", _ended(summary))
+    if n:
+        table.add_row("ended", _ended(summary))
     return _indented(table)
 
 
 def _leaked(summary: Summary) -> str:
     return format_rate(
-        summary.leaked or 0.0, summary.n, low=summary.leaked_low, high=summary.leaked_high
+        summary.leaked or 0.0, summary.n_judged, low=summary.leaked_low, high=summary.leaked_high
     )
 
 
@@ -278,7 +286,7 @@ def _noise(summary: Summary) -> str:
 def _ended(summary: Summary) -> str:
     """Return how the attacks ended that did not reach the threshold; the others have."""
     others = sum(summary.unsolved.values())
-    solved = summary.n - others
+    solved = summary.n_judged - others
     if not others:
         return f"all {solved} reached the threshold"
     reached = f"{solved} reached the threshold; the others: " if solved else ""
@@ -293,21 +301,22 @@ def _ceiling(summary: Summary) -> str:
 
 def _quality(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column(f"mean of {summary.n} images", style="dim", overflow="fold")
+    n = summary.n_judged
+    table.add_column(f"mean of {n} images", style="dim", overflow="fold")
     for heading in ("reconstructions", "all zeros", "mean image"):
         table.add_column(heading, justify="right", no_wrap=True)
     s = summary
     table.add_row("SSIM", *_cells(3, s.ssim_mean, s.ssim_zeros_mean, s.ssim_mean_image_mean))
     table.add_row("SSIM, median", *_cells(3, s.ssim_median))
     if s.n_ssim_paper:
-        published = f"SSIM as published{_over(s.n_ssim_paper, s.n)}"
+        published = f"SSIM as published{_over(s.n_ssim_paper, n)}"
         table.add_row(published, *_cells(3, s.ssim_paper_mean))
     table.add_row("MSE", *_cells(4, s.mse_mean, s.mse_zeros_mean, s.mse_mean_image_mean))
-    if s.n > s.n_exact:
-        table.add_row(f"PSNR (dB){_over(s.n - s.n_exact, s.n)}", *_cells(1, s.psnr_db_mean))
+    if n > s.n_exact:
+        table.add_row(f"PSNR (dB){_over(n - s.n_exact, n)}", *_cells(1, s.psnr_db_mean))
     for name, own in s.measures.items():
         means = (own.mean, own.zeros_mean, own.mean_image_mean)
-        table.add_row(f"{name}{_over(own.n, s.n)}", *map(format_value, means))
+        table.add_row(f"{name}{_over(own.n, n)}", *map(format_value, means))
     return table
 
 

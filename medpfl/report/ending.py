@@ -29,7 +29,7 @@ def draw(record: RunRecord, experiment: Experiment) -> None:
                 score.grade,
             )
             for original, reconstruction, score in zip(
-                victim.original, victim.reconstruction, victim.scores, strict=True
+                victim.originals, victim.reconstruction, victim.scores, strict=True
             )
         ]
         curve = None

@@ -28,6 +28,7 @@ from medpfl.report.words import how_it_ended
 MAX_PAIRS = 24
 _PAIRS_PER_ROW = 4
 _DPI = 160
+_UNKNOWN = "?"
 _SOLVED, _HALF, _MISSED = (
     "\N{CHECK MARK}",
     "\N{CIRCLE WITH LEFT HALF BLACK}",
@@ -51,15 +52,15 @@ class GalleryItem:
 
     Args:
         image_id: its id in the metrics table.
-        original: `(C, *S)` in [0, 1].
+        original: `(C, *S)` in [0, 1], or None where nobody knows it.
         reconstruction: `(C, *S)` in [0, 1].
-        ssim: SSIM between the two.
+        ssim: SSIM between the two; NaN without an original.
         status: why the attack ended.
         grade: what the reconstruction shows; empty where it was not graded.
     """
 
     image_id: str
-    original: Array
+    original: Array | None
     reconstruction: Array
     ssim: float
     status: str
@@ -107,7 +108,7 @@ def gallery(
     # At least two columns wide: room for the title over a single pair.
     columns = max(2, min(_PAIRS_PER_ROW, len(shown)))
     rows = math.ceil(len(shown) / columns)
-    slices = any(len(item.original.shape) > 3 for item in items)
+    slices = any(len(item.reconstruction.shape) > 3 for item in items)
     caption = (
         f"Left: original, right: reconstruction{' (middle slices)' if slices else ''}.\n"
         f"{len(shown)} of {len(items)} images shown; {_counted(items, threshold)}."
@@ -211,7 +212,7 @@ def _draw_pair(
     mark, word, colour = _verdict(item, threshold)
     for half, image in enumerate((item.original, item.reconstruction)):
         axes = figure.add_subplot(cell[half])
-        picture = as_picture(image)
+        picture = np.ones((1, 1)) if image is None else as_picture(image)
         smooth = "nearest" if max(picture.shape) <= 128 else "antialiased"
         axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation=smooth)
         axes.set(xticks=[], yticks=[])
@@ -223,7 +224,7 @@ def _draw_pair(
             ).set_parse_math(False)
             left = axes
     left.annotate(
-        f"{mark} {word}SSIM {item.ssim:.3f}",
+        f"{mark} {word}" if item.original is None else f"{mark} {word}SSIM {item.ssim:.3f}",
         (0, 1),
         (0, 2.5),
         xycoords="axes fraction",
@@ -237,6 +238,8 @@ def _draw_pair(
 
 def _verdict(item: GalleryItem, threshold: float) -> tuple[str, str, str]:
     """Return the mark, the word and the colour of an image."""
+    if item.original is None:
+        return _UNKNOWN, f"{how_it_ended(item.status)}", MUTED
     if item.ssim >= threshold:
         return _SOLVED, f"{item.grade}, " if item.grade else "", SUCCESS
     if item.grade == Grade.RECOGNISABLE:
@@ -246,8 +249,10 @@ def _verdict(item: GalleryItem, threshold: float) -> tuple[str, str, str]:
 
 def _counted(items: Sequence[GalleryItem], threshold: float) -> str:
     """Return how many images reach the threshold, and how many more are recognisable."""
-    n = len(items)
     marks = [_verdict(item, threshold)[0] for item in items]
+    n = len(items) - marks.count(_UNKNOWN)
+    if not n:
+        return "nobody knows the originals"
     reached = f"{marks.count(_SOLVED)} of {n} reach SSIM {threshold:g} ({_SOLVED})"
     partly = marks.count(_HALF)
     return f"{reached}, {partly} more recognisable ({_HALF})" if partly else reached

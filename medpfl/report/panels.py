@@ -21,30 +21,34 @@ _LINE = 22
 _FONT_SIZE = 13
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
-_TITLES = ("original", "reconstruction", "|difference|")
 
 
-def draw_panels(original: Tensor, reconstruction: Tensor, score: ImageScore) -> Image.Image:
+def draw_panels(original: Tensor | None, reconstruction: Tensor, score: ImageScore) -> Image.Image:
     """Draw an image beside its reconstruction and their absolute difference.
+
+    Where nobody knows the image, the reconstruction stands alone.
 
     Pixels are enlarged without smoothing, all three on the scale [0, 1]; a volume shows its middle
     slice. One and three channels are shown as grey and as colours, other numbers as their mean.
 
     Args:
-        original: `(C, *S)` in [0, 1], S of two or three sides.
+        original: `(C, *S)` in [0, 1], S of two or three sides, or None.
         reconstruction: `(C, *S)` in [0, 1].
         score: the numbers to write below.
 
     Returns:
         An RGB picture.
     """
-    difference = (original - reconstruction).abs()
-    panels = [_panel(image) for image in (original, reconstruction, difference)]
-    width, height = panels[0].size
+    images = {"reconstruction": reconstruction}
+    if original is not None:
+        difference = (original - reconstruction).abs()
+        images = {"original": original, **images, "|difference|": difference}
+    panels = {title: _panel(image) for title, image in images.items()}
+    width, height = panels["reconstruction"].size
     size = (3 * width + 4 * _GAP, height + 2 * _LINE + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
-    for column, (title, panel) in enumerate(zip(_TITLES, panels, strict=True)):
+    for column, (title, panel) in enumerate(panels.items()):
         left = _GAP + column * (width + _GAP)
         pen.text((left, _LINE // 2), title, fill=_INK, font=_font(), anchor="lm")
         sheet.paste(panel, (left, _LINE))
@@ -75,6 +79,9 @@ def _pixels(image: Tensor) -> NDArray[np.uint8]:
 
 
 def _caption(score: ImageScore) -> str:
+    if not score.judged:
+        told = f"objective {score.objective:.2e}   {how_it_ended(score.status)}"
+        return f"{told}   {score.image_id}"
     words = [score.grade] if score.grade else []
     if not score.success:
         words.append(how_it_ended(score.status))

@@ -58,7 +58,7 @@ class RunRecord:
         self.folder = run_file.path.parent
         self._run_file = run_file
         self._scores: list[ImageScore] = []
-        self._planned: dict[tuple[str, str], int] = {}
+        self._planned: dict[str, int] = {}
         self._victims: list[tuple[ImageScore, Path]] = []
         self._damaged: list[str] = []
         self.grading: Grading | None = None
@@ -159,8 +159,7 @@ class RunRecord:
 
     def plan(self, captures: Sequence[Planned]) -> None:
         """Fix the order of the rows, whatever order the updates finish in."""
-        images = ((p.capture_id, image_id) for p in captures for image_id in p.image_ids)
-        self._planned = {image: place for place, image in enumerate(images)}
+        self._planned = {planned.capture_id: place for place, planned in enumerate(captures)}
 
     def note_device(self, device: object) -> None:
         """Put what the run computes on into ``run.json``.
@@ -277,13 +276,14 @@ class RunRecord:
                 self._scores.extend(scores)
 
     def _place(self, score: ImageScore) -> int:
-        return self._planned.get((score.capture_id, score.image_id), len(self._planned))
+        # The rows of a capture were added in their order, and sorting keeps it.
+        return self._planned.get(score.capture_id, len(self._planned))
 
     def _path(self, name: str, suffix: str) -> Path:
         return self.folder / _ARRAYS / f"{safe_name(name)}{suffix}"
 
     def _draw(self, capture_id: str, kept: VictimRecord) -> None:
-        pairs = zip(kept.original, kept.reconstruction, kept.scores, strict=True)
+        pairs = zip(kept.originals, kept.reconstruction, kept.scores, strict=True)
         for original, reconstruction, score in pairs:
             name = f"{capture_id}/{score.image_id}"
             sheet = draw_panels(original, reconstruction, score)
@@ -314,11 +314,10 @@ def _in_order(
 ) -> VictimRecord:
     """Put the reconstructions in the order of the originals, as the scores are."""
     order, trace, truth = judgement.order, reconstruction.trace, capture.truth
-    if truth is None:
-        raise ValueError(f"{capture.capture_id} has no ground truth to be put beside it")
+    guesses = reconstruction.inputs.detach().cpu()[order]
     return VictimRecord(
-        original=truth.inputs.detach().cpu(),
-        reconstruction=reconstruction.inputs.detach().cpu()[order],
+        original=guesses[:0] if truth is None else truth.inputs.detach().cpu(),
+        reconstruction=guesses,
         scores=judgement.scores,
         trace=None if trace is None else replace(trace, inputs=trace.inputs.cpu()[:, order]),
         ssim_trace=judgement.ssim_trace,

@@ -55,7 +55,7 @@ class VictimRecord:
     """What a run keeps of one victim; reconstructions are in the order of the originals.
 
     Args:
-        original: `(N, C, *S)` in [0, 1].
+        original: `(N, C, *S)` in [0, 1]; `(0, C, *S)` where nobody knows the images.
         reconstruction: `(N, C, *S)` in [0, 1]; row n goes with original n.
         scores: N rows of ``metrics.csv``.
         trace: how the reconstruction came about, its images in the same order, or None.
@@ -67,6 +67,11 @@ class VictimRecord:
     scores: tuple[ImageScore, ...]
     trace: Trace | None
     ssim_trace: Tensor | None
+
+    @property
+    def originals(self) -> tuple[Tensor | None, ...]:
+        """An original for each reconstruction, None where nobody knows it."""
+        return tuple(self.original) if len(self.original) else (None,) * len(self.scores)
 
 
 def safe_name(name: str) -> str:
@@ -140,9 +145,11 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> VictimRecord:
         ssim_trace=ssim_trace,
     )
     images = (record.original, record.reconstruction)
-    if record.original.shape != record.reconstruction.shape or record.original.ndim < 3:
+    known = any(score.judged for score in record.scores)
+    wanted = (len(record.reconstruction) if known else 0, *record.reconstruction.shape[1:])
+    if record.original.shape != wanted or record.reconstruction.ndim < 3:
         raise ValueError("originals and reconstructions differ in shape, or are no images")
-    if not len(record.original) == len(record.scores) > 0:
+    if not len(record.reconstruction) == len(record.scores) > 0:
         raise ValueError("originals, reconstructions and scores do not go together")
     if any(image.dtype is not torch.float32 or not image.isfinite().all() for image in images):
         raise ValueError("originals or reconstructions are not finite float32 numbers")
@@ -172,6 +179,8 @@ def _score(row: dict[str, Any]) -> ImageScore:
         if name not in _TEXT_FIELDS and isinstance(value, str)
     }
     found = {**row, **numbers}
+    if found.get("success") is None:  # nobody knows
+        found["success"] = False
     for name, value in found.items():
         wanted = str if name in _TEXT_FIELDS else int | float | None
         if not isinstance(value, wanted):

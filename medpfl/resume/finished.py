@@ -23,10 +23,12 @@ def finished(source: CaptureSource, recorded: Iterable[VictimRecord]) -> frozens
         DataError: the images have changed since, or others are attacked.
     """
     planned = {(p.round, p.image_ids): p for p in source.plan}
+    nameless = {p.capture_id: p for p in source.plan if not p.image_ids}
     found = set()
     for record in recorded:
         names = tuple(score.image_id for score in record.scores)
-        capture = planned.get((record.scores[0].round, names))
+        first = record.scores[0]
+        capture = planned.get((first.round, names)) or nameless.get(first.capture_id)
         if capture is None or not _same(source.truth(capture), record):
             raise DataError(
                 f"{names[0]} is on record, but "
@@ -41,6 +43,6 @@ def finished(source: CaptureSource, recorded: Iterable[VictimRecord]) -> frozens
 
 def _same(truth: Truth | None, record: VictimRecord) -> bool:
     if truth is None:
-        return False
+        return not len(record.original)
     labels = [score.label for score in record.scores]
     return torch.equal(truth.inputs, record.original) and truth.labels.tolist() == labels
