@@ -162,6 +162,21 @@ def test_rates_are_over_the_images_that_are_known(
     assert "nobody knows 2 of 3 images" in told
 
 
+@pytest.mark.parametrize("seen", [(), ("round-000/client-0", "round-001/client-1")])
+def test_rounds_are_set_against_what_is_known(
+    seen: tuple[str, ...], known: set[str], tmp_path: Path
+) -> None:
+    known |= set(seen)
+    rounds = ("federation=fedavg", "federation.clients=2", "federation.rounds=1")
+    several = (*SHORT[:1], *SHORT[2:], "n_images=4", *rounds, "capture.rounds=[0,1]")
+    runner.run(config(*several, "federation.batch_size=1"), tmp_path / "run")
+    scores = [row for row in read(tmp_path / "run") if row["success"]]
+    with (tmp_path / "run" / "leakage.csv").open(newline="") as file:
+        leaked = list(csv.DictReader(file))
+    assert len(scores) == len(leaked) == len(seen)
+    assert [row["n"] for row in leaked] == ["1"] * len(seen)
+
+
 def test_a_run_is_resumed(known: set[str], tmp_path: Path) -> None:
     known.add("round-000/client-2")
     folder = tmp_path / "run"

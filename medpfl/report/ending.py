@@ -12,6 +12,7 @@ from medpfl.report.record import RunRecord
 from medpfl.report.rounds_figure import rounds_figure
 from medpfl.report.rounds_file import RoundScore, read_rounds
 from medpfl.report.run_folder import resume_command
+from medpfl.types import ImageScore
 
 
 def draw(record: RunRecord, experiment: Experiment) -> None:
@@ -48,7 +49,7 @@ def draw(record: RunRecord, experiment: Experiment) -> None:
 
 def _draw_rounds(record: RunRecord, *, title: str, synthetic: bool, threshold: float) -> None:
     """Set what attacked rounds gave away against training, where there was any."""
-    scores, rounds = record.scores, _rounds(record)
+    scores, rounds = _judged(record), _rounds(record)
     if not rounds and len({score.round for score in scores}) < 2:
         return
     write_leakage(record.folder, leakage_by_round(scores, rounds))
@@ -66,6 +67,11 @@ def _draw_rounds(record: RunRecord, *, title: str, synthetic: bool, threshold: f
     )
 
 
+def _judged(record: RunRecord) -> list[ImageScore]:
+    """Return the rows of images that are known: of others nobody can say that they leaked."""
+    return [score for score in record.scores if score.judged]
+
+
 def _rounds(record: RunRecord) -> tuple[RoundScore, ...]:
     path = record.folder / ROUNDS
     return read_rounds(path) if path.exists() else ()
@@ -79,10 +85,10 @@ def say_how_it_ended(record: RunRecord, experiment: Experiment, summary: Summary
         threshold=experiment.scorer.threshold,
         ssim_per_image=[score.ssim for score in record.scores],
     )
-    rounds = _rounds(record)
-    if rounds or len({score.round for score in record.scores}) > 1:
+    scores, rounds = _judged(record), _rounds(record)
+    if rounds or len({score.round for score in scores}) > 1:
         out = make_console()
-        out.print(leakage_table(leakage_by_round(record.scores, rounds)))
+        out.print(leakage_table(leakage_by_round(scores, rounds)))
         out.print()
     named = {"folder": record.folder, "table": record.folder / "metrics.csv"}
     beside = (record.folder / name for name in (ROUNDS, FILE))
