@@ -106,6 +106,7 @@ def build(config: DictConfig) -> Experiment:
         if isinstance(origin, FileSource)
         else _simulated(config, threat, attack, device)
     )
+    scorer.check(data.spec)
     return Experiment(
         data=data,
         source=source,
@@ -158,7 +159,7 @@ def _from_files(source: FileCaptures, attack: Attack) -> tuple[LoadedData, Captu
     for capture in source.captures():
         observation = capture.observation
         model, training = observation.payload.model, observation.local_training
-        images = len(capture.truth.ids) if capture.truth is not None else 1
+        images = observation.num_examples or 1
         attack.check(model, images)
         if isinstance(attack, Particular):
             attack.check_data(data.spec, images, source.device)

@@ -41,6 +41,10 @@ FEDAVG = (
 )
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def truth_of(parts, shard) -> Truth:
     images = parts.data.images
     return Truth(
@@ -144,7 +148,7 @@ def test_a_global_model_is_let_go_once_its_captures_are_attacked() -> None:
 def test_what_a_run_leaves_of_its_rounds(tmp_path: Path) -> None:
     settings = config(*FEDAVG, "capture.rounds=[0,2]", "n_images=4")
     run(settings, tmp_path / "run")
-    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    rows = table(tmp_path / "run/metrics.csv")
     assert list(rows[0])[:4] == ["capture_id", "round", "client", "image_id"]
     assert [(row["round"], row["client"]) for row in rows] == [
         ("0", "0"),
@@ -157,7 +161,7 @@ def test_what_a_run_leaves_of_its_rounds(tmp_path: Path) -> None:
     )
     assert [score.round for score in read_rounds(tmp_path / "run/rounds.csv")] == [0, 1, 2]
     assert (tmp_path / "run/figures/rounds.png").stat().st_size > 10_000
-    leakage = list(csv.DictReader((tmp_path / "run/leakage.csv").open()))
+    leakage = table(tmp_path / "run/leakage.csv")
     assert [(row["round"], row["n"]) for row in leakage] == [("0", "2"), ("2", "2")]
     for path in (tmp_path / "run").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
@@ -182,6 +186,7 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_model(tmp_path: Path)
     assert trained == [2, 3]
     for found in (later, rest):
         for one, other in zip(found, whole[2:], strict=True):
+            assert list(one.observation.tensors) == list(other.observation.tensors)
             pairs = zip(
                 one.observation.tensors.values(), other.observation.tensors.values(), strict=True
             )

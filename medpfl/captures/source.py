@@ -51,13 +51,6 @@ class FileSource:
                 f"source.path={self.path}: the captures are of data of several kinds "
                 f"({' and '.join(str(s.shape) for s in specs)}): attack them one by one"
             )
-        unknown = [capture for capture in found if capture.manifest.truth_ids is None]
-        if unknown:
-            raise ConfigurationError(
-                f"{unknown[0].place}: the images behind this update are not given, so that nothing "
-                "could be said of a reconstruction. Write them beside it (truth.safetensors, "
-                "medpfl.captures.write_capture(truth=...))"
-            )
         return FileCaptures(found=found, path=self.path, threat=threat, device=device)
 
 

@@ -142,7 +142,12 @@ class Simulation:
             known = diary.latest(min((p.round for p in left), default=rounds.count))
             if known is not None:
                 first = known.round
-                payload = replace(payload, parameters=known.parameters, buffers=known.buffers)
+                payload = replace(
+                    payload,
+                    # In the network's order, which attacks rely on, whatever a file's is.
+                    parameters={n: known.parameters[n] for n in payload.parameters},
+                    buffers={n: known.buffers[n] for n in payload.buffers},
+                )
         told = None if diary is None else lambda number: diary.begins(number, rounds.count)
         for round_, model in rounds.models(payload, first, told):
             if diary is not None:

@@ -89,9 +89,7 @@ class RunDiary:
         number, path = max(usable)
         try:
             with safe_open(path, framework="pt", device=self._device) as file:
-                names = file.keys()
-                # Copied: torch sums a tensor that lies at an odd address in another order.
-                tensors = {name: file.get_tensor(name).clone() for name in names}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise MedpflError(
                 f"{path} cannot be read ({error}): delete it, and the training goes on from an "
