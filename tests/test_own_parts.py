@@ -159,8 +159,8 @@ def message(composed: DictConfig) -> str:
 )
 def test_a_plain_module_is_a_network(settings: dict[str, object]) -> None:
     experiment = build(own("TinyNet", **settings))
-    assert type(experiment.factory).__name__ == "TinyNet"
-    model = experiment.factory.build(experiment.data.spec, seeded())
+    assert type(experiment.source.factory).__name__ == "TinyNet"
+    model = experiment.source.factory.build(experiment.data.spec, seeded())
     assert model.fc.out_features == experiment.data.spec.num_classes
     assert model.conv.out_channels == settings.get("width", 4)
 
@@ -169,7 +169,8 @@ def test_its_numbers_come_from_the_generator_alone() -> None:
     experiment = build(own("TinyNet"))
     before = torch.get_rng_state()
     first, again, other = (
-        experiment.factory.build(experiment.data.spec, seeded(s)).fc.weight for s in (1, 1, 2)
+        experiment.source.factory.build(experiment.data.spec, seeded(s)).fc.weight
+        for s in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -179,11 +180,11 @@ def test_its_numbers_come_from_the_generator_alone() -> None:
 def test_init_and_weights_are_medpfls_unless_the_class_takes_them(tmp_path: Path) -> None:
     uniform = {"_target_": "medpfl.models.init.UniformInit", "bound": 0.01}
     experiment = build(own("TinyNet", init=uniform, weights=None))
-    model = experiment.factory.build(experiment.data.spec, seeded())
+    model = experiment.source.factory.build(experiment.data.spec, seeded())
     assert float(model.fc.weight.detach().abs().max()) <= 0.01
     torch.save(model.state_dict(), tmp_path / "tiny.pt")
     loaded = build(own("TinyNet", weights=str(tmp_path / "tiny.pt")))
-    again = loaded.factory.build(loaded.data.spec, seeded(5))
+    again = loaded.source.factory.build(loaded.data.spec, seeded(5))
     assert torch.equal(again.fc.weight, model.fc.weight)
     assert "model.init=5: must be a group with a _target_" in message(own("TinyNet", init=5))
     assert "model.weights=5: must be text or null" in message(own("TinyNet", weights=5))
@@ -265,7 +266,7 @@ def test_a_part_of_another_kind(slot: str, part: dict[str, object], words: str) 
     [
         ("datset", "datset: nothing reads a setting of this name; did you mean dataset?"),
         ("n_image", "did you mean n_images?"),
-        ("xyz", "name. Choose from dataset, preprocess, model, federation, threat"),
+        ("xyz", "name. Choose from dataset, preprocess, model, federation, capture"),
     ],
 )
 def test_keys_that_nothing_reads(key: str, words: str, tmp_path: Path) -> None:

@@ -43,13 +43,17 @@ def _causes(fault: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
+# Groups of parts by names of the user's own; OmegaConf shows others as empty, too.
+_OF_NAMES = ("measures", "priors", "projections")
+
+
 def _unknown(fault: OmegaConfBaseException) -> str:
     """Say of a setting that nothing reads what is there instead."""
     key, parent = str(fault.key), fault.parent_node
     full = str(fault.full_key or key)
     if not isinstance(parent, DictConfig) or not len(parent):
         above = full.rpartition(".")[0]
-        if isinstance(parent, DictConfig) and parent._value() == {}:
+        if above.rpartition(".")[2] in _OF_NAMES:
             return f"{full}: {above} is empty. To add to it, put a + in front: +{full}..."
         return f"{full}: {above} is a single value, there is no setting below it"
     names = [str(name) for name in parent if not (str(name) == "hydra" or str(name)[:1] == "_")]

@@ -13,7 +13,7 @@ from medpfl.errors import ConfigurationError
 from medpfl.federated.partition import Alpha, Clients, PartitionKind
 from medpfl.federated.pretrain import Pretraining, TrainingImages
 from medpfl.seeding import generator
-from medpfl.settings.hints import checked
+from medpfl.settings.hints import checked, wrong_value
 from medpfl.settings.ranges import Range, Seed
 from medpfl.training import LocalTraining
 from medpfl.types import DataSpec, ServerPayload
@@ -75,6 +75,8 @@ class Federation:
             raise ConfigurationError(
                 f"federation.partition={self.partition}: choose {', '.join(kinds)}"
             )
+        if not isinstance(self.local, LocalTraining):
+            raise wrong_value("federation.local", self.local, "local training (LocalTraining)")
         self._check_clients()
         if self.mode not in ("eval", "train"):
             raise ConfigurationError(f"federation.mode={self.mode}: choose eval or train")
