@@ -30,7 +30,7 @@ from medpfl.training import LocalTraining
 # What a federation has anyway: images, a network, and a client that trains it. ------------------
 
 DATA = Phantom(name="phantom", kinds=["head"], per_class=8).load(
-    preprocess=Preprocess(size=32, resize="squash", channels=3), n_images=4, seed=0
+    preprocess=Preprocess(size=32, resize="squash", channels=3), n_images=2, seed=0
 )
 client_app = ClientApp()
 
@@ -42,9 +42,8 @@ def network() -> nn.Module:
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """Take one step on the two images that this client has, and send the weights back."""
-    first = 2 * int(context.node_config["partition-id"])
-    mine = list(DATA.selected[first : first + 2])
+    """Take one step on the image that this client has, and send the weights back."""
+    mine = [DATA.selected[int(context.node_config["partition-id"])]]
     inputs = DATA.spec.normalise(torch.stack([DATA.images.load(i) for i in mine]))
     model = network()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
@@ -120,7 +119,7 @@ def main(folder: str) -> None:
     first = ArrayRecord(network().state_dict())
     strategy(folder).start(grid=OneProcess([77, 99]), initial_arrays=first, num_rounds=2)
     for capture in read_captures(folder):
-        print(f"{capture.capture_id}  {capture.manifest.num_examples} images")
+        print(f"{capture.capture_id}  N = {capture.manifest.num_examples}")
 
 
 if __name__ == "__main__":

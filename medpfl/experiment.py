@@ -184,7 +184,7 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
             f"federation.batch_size={federation.batch_size}, but only {len(source.data.selected)} "
             "images are attacked: raise n_images or lower the batch size"
         )
-    largest = max(len(planned.image_ids) for planned in source.plan)
+    largest = max(planned.images for planned in source.plan)
     if federation.batch_size is None:
         feasible.check_network(factory, spec.shape, largest)
         attack.check(trial, largest)

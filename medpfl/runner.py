@@ -106,8 +106,7 @@ def attack(experiment: Experiment, record: RunRecord) -> None:
     left = [p for p in source.plan if p.capture_id not in on_record]
     before, successes = len(record.scores), 0
     forecast = Forecast(len(left))
-    # Of an update whose images nobody knows, one at least.
-    with progress(sum(len(p.image_ids) or 1 for p in left)) as shown:
+    with progress(sum(p.images for p in left)) as shown:
 
         def follow(work: Work) -> None:
             forecast.follow(work)

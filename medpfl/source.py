@@ -20,13 +20,20 @@ class Planned:
         capture_id: its name; says nothing of its images.
         round: rounds that the global model is trained for by then, counted from 0.
         client: number of the client, counted from 0.
-        image_ids: names of the images behind it, for the record.
+        image_ids: names of the images behind it, for the record; none where nobody knows them.
+        unknown: how many images nobody knows.
     """
 
     capture_id: str
     round: int
     client: int
     image_ids: tuple[str, ...]
+    unknown: int = 0
+
+    @property
+    def images(self) -> int:
+        """How many images are behind it."""
+        return len(self.image_ids) or self.unknown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,13 @@ class FileCaptures:
     def plan(self) -> tuple[Planned, ...]:
         """See `CaptureSource.plan`."""
         return tuple(
-            Planned(c.capture_id, c.manifest.round, c.manifest.client, c.manifest.truth_ids or ())
+            Planned(
+                c.capture_id,
+                c.manifest.round,
+                c.manifest.client,
+                c.manifest.truth_ids or (),
+                unknown=c.manifest.known_examples or 0,
+            )
             for c in self.found
         )
 
@@ -106,7 +112,7 @@ class FileCaptures:
             lines.append(f"local training: {told}")
         defenses = {c.manifest.defense for c in self.found}
         told = ", ".join(sorted("none known" if d is None else d.description for d in defenses))
-        model = type(self._first.payload.model).__name__
+        model = str(manifest.model["_target_"]).rpartition(".")[2]
         return Described(model=model, defense=told, noise=None, federation=tuple(lines))
 
     @property

@@ -30,7 +30,7 @@ def longest_time(experiment: Experiment) -> str | None:
     total = longest.total * len(plan)
     if total < _LONG * (1 if longest.certain else _EARLY):
         return None
-    images = sum(len(planned.image_ids) for planned in plan)
+    images = sum(planned.images for planned in plan)
     return _warning(longest, total, images, gpu=experiment.device.type == "cuda")
 
 

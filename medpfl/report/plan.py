@@ -22,7 +22,7 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
     """
     data = experiment.data
     payload, plan = experiment.source.example(), experiment.source.plan
-    images = sum(len(planned.image_ids) for planned in plan)
+    images = sum(planned.images for planned in plan)
     left = len(data.selected) - images
     notes, described = list(data.notes), experiment.source.describe()
     if left and not described.federation:
@@ -49,7 +49,7 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
 
 
 def _behind_each(plan: Sequence[Planned]) -> str:
-    sizes = sorted({len(planned.image_ids) for planned in plan})
+    sizes = sorted({planned.images for planned in plan})
     return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
 
 
