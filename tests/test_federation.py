@@ -215,6 +215,10 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_model(tmp_path: Path)
         (["threat.local_training=none"], r"attack\.distance: SquaredError compares sizes"),
         (["threat.local_training=some"], r"threat\.local_training=some: choose full"),
         (["federation.partition=folder"], r"in no folders"),
+        (
+            ["federation.batch_size=null", "federation.clients_per_round=1", "attack=dlg"],
+            r"client \d takes no part in round 0 \(federation\.clients_per_round=1\)",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_any_compute(settings, words) -> None:

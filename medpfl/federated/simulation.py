@@ -10,6 +10,7 @@ import torch
 
 from medpfl.data import LoadedData
 from medpfl.defenses import Defense
+from medpfl.errors import ConfigurationError
 from medpfl.federated.capturing import Capturing, each_its_own, probes, whole
 from medpfl.federated.client import Client
 from medpfl.federated.diary import Diary
@@ -64,7 +65,8 @@ class Simulation:
         if not self.federation.is_shared:
             return each_its_own([ids[i] for i in self.data.selected], size or 1)
         if size is None:
-            return whole([[ids[i] for i in shard] for shard in self.shards], self.capturing)
+            planned = whole([[ids[i] for i in shard] for shard in self.shards], self.capturing)
+            return self._taking_part(planned)
         selected = dict.fromkeys(self.data.selected)
         own = [set(shard) for shard in self.shards]
         return probes(
@@ -110,6 +112,17 @@ class Simulation:
     def example(self) -> ServerPayload:
         """See `CaptureSource.example`."""
         return self._payload(self.plan[0].capture_id)
+
+    def _taking_part(self, planned: tuple[Planned, ...]) -> tuple[Planned, ...]:
+        """Refuse updates that are never sent."""
+        for p in planned:
+            if p.client not in self._rounds.participants(p.round):
+                raise ConfigurationError(
+                    f"client {p.client} takes no part in round {p.round} "
+                    f"(federation.clients_per_round={self.federation.clients_per_round}): leave it "
+                    "out of capture.clients, or set federation.batch_size, for what it would send"
+                )
+        return planned
 
     def describe(self) -> Described:
         """See `CaptureSource.describe`."""
