@@ -21,7 +21,7 @@ from medpfl.data.dataset import DatasetSource
 from medpfl.data.preprocess import Preprocess
 from medpfl.defenses import Defense
 from medpfl.device import pick_device
-from medpfl.errors import ConfigurationError, MedpflError
+from medpfl.errors import FAULTS, ConfigurationError, MedpflError
 from medpfl.federated import Capturing, Federation, Simulated, Simulation
 from medpfl.metrics import Scorer
 from medpfl.metrics.image_quality import check_window
@@ -33,7 +33,7 @@ from medpfl.settings.hints import check_value
 from medpfl.settings.ranges import Seed
 from medpfl.source import CaptureSource
 from medpfl.threat import ThreatModel
-from medpfl.trial import FAULTS, try_network
+from medpfl.trial import try_network
 from medpfl.types import DataSpec
 
 # What stands in each group, and what it must offer. `noise` is a part of the defense.

@@ -10,10 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from medpfl.errors import ConfigurationError
+from medpfl.errors import FAULTS, ConfigurationError
 from medpfl.models.base import NetworkFactory
 from medpfl.optim.capacity import machine_memory
-from medpfl.trial import FAULTS
 from medpfl.types import DataSpec
 
 # Measured: the peak of scoring one image, in float64, an entry of it.

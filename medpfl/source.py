@@ -80,6 +80,10 @@ class CaptureSource(Protocol):
         """Say where the updates come from."""
         ...
 
+    def sample(self) -> Capture:
+        """Return one capture of the first model, which nobody has to be trained for."""
+        ...
+
     def example(self) -> ServerPayload:
         """Return what the first captured client is sent, for who wants to look at the network."""
         ...

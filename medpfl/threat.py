@@ -108,7 +108,7 @@ class ThreatModel:
         Raises:
             MedpflError: the update is not one of the network that was sent.
         """
-        _check_fit(update, payload, capture_id)
+        _check_fit(update, payload, capture_id, parameters)
         return Observation(
             capture_id=capture_id,
             payload=payload,
@@ -142,13 +142,19 @@ class ThreatModel:
         )
 
 
-def _check_fit(update: ClientUpdate, payload: ServerPayload, capture_id: str) -> None:
+def _check_fit(
+    update: ClientUpdate,
+    payload: ServerPayload,
+    capture_id: str,
+    parameters: Collection[str] | None,
+) -> None:
     """Refuse an update whose tensors are not those of the network, name by name."""
     sent = {name: tuple(p.shape) for name, p in payload.parameters.items()}
     came = {name: tuple(t.shape) for name, t in update.tensors.items()}
-    if sent == came:
+    expected = {*came, *(sent if parameters is None else parameters)}
+    names = sorted(n for n in expected if sent.get(n) != came.get(n))
+    if not names:
         return
-    names = sorted(n for n in {*sent, *came} if sent.get(n) != came.get(n))
     faults = [f"{n}: sent {sent.get(n, 'none')}, came back {came.get(n, 'none')}" for n in names]
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
     raise MedpflError(

@@ -14,8 +14,6 @@ from medpfl.errors import FAULTS, ConfigurationError
 from medpfl.training import UpdateMap
 from medpfl.types import DataSpec, ServerPayload
 
-__all__ = ["FAULTS", "try_network"]
-
 _SHOWN = 3
 
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from medpfl.errors import ConfigurationError
 from medpfl.federated import Client
 from medpfl.federated.capturing import Capturing
+from medpfl.federated.training import Rounds
 from medpfl.report.diary import RunDiary
+from medpfl.report.duration import longest_time
 from medpfl.report.rounds_file import read_rounds
 from medpfl.runner import run
 from medpfl.seeding import generator
@@ -143,6 +145,12 @@ def test_a_global_model_is_let_go_once_its_captures_are_attacked() -> None:
         alive = [ref for ref in seen if ref() is not None]
         # The first model is the one that every training starts from; of the others, one at a time.
         assert len({id(ref()) for ref in alive}) <= 2
+
+
+def test_an_attack_is_timed_without_any_training(monkeypatch) -> None:
+    parts = experiment(*FEDAVG, "capture.rounds=[2]", "n_images=2", "attack.restarts=2000")
+    monkeypatch.setattr(Rounds, "models", lambda *_: pytest.fail("a round was trained"))
+    longest_time(parts)
 
 
 def test_what_a_run_leaves_of_its_rounds(tmp_path: Path) -> None:

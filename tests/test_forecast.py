@@ -146,5 +146,5 @@ def test_steps_that_mostly_are_not_needed_alarm_later(slow):
 
 def test_a_short_run_is_not_timed_at_all(monkeypatch):
     e = experiment("attack=gradinv", *SMALL, "attack.restarts=1", "attack.optimizer.max_steps=9")
-    monkeypatch.setattr(Simulation, "captures", lambda self: pytest.fail("an update was made"))
+    monkeypatch.setattr(Simulation, "sample", lambda self: pytest.fail("an update was made"))
     assert duration.longest_time(e) is None

@@ -52,6 +52,17 @@ def test_an_update_of_another_network_is_refused(tensors, words):
         )
 
 
+def test_an_update_may_lack_what_was_not_captured_and_nothing_else():
+    payload = payload_of("dlg_cnn", SPEC)
+    update, _ = Client(spec=SPEC, device=CPU).update(VICTIM, payload)
+    last = {n: t for n, t in update.tensors.items() if n.startswith("fc.")}
+    part, threat = replace(update, tensors=last), ThreatModel(knows=["num_examples"])
+    settings = {"capture_id": "v", "payload": payload, "update": part, "spec": SPEC}
+    assert set(threat.observe(**settings, parameters=list(last)).tensors) == set(last)
+    with pytest.raises(MedpflError, match=r"body\.0\.bias: sent .*, came back none"):
+        threat.observe(**settings)
+
+
 def test_every_capability_is_a_field_of_the_observation():
     of_training = {"local_order"}  # a part of local_training
     assert set(CAPABILITIES) - of_training <= {f.name for f in fields(Observation)}

@@ -96,6 +96,10 @@ class FileCaptures:
         (capture,) = (c for c in self.found if c.capture_id == planned.capture_id)
         return capture.truth()
 
+    def sample(self) -> Capture:
+        """See `CaptureSource.sample`."""
+        return self._capture(self._first)
+
     def example(self) -> ServerPayload:
         """See `CaptureSource.example`."""
         return self._first.payload

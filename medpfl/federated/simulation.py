@@ -109,6 +109,10 @@ class Simulation:
             ids=planned.image_ids,
         )
 
+    def sample(self) -> Capture:
+        """See `CaptureSource.sample`."""
+        return self._capture(self.plan[0], self.example())
+
     def example(self) -> ServerPayload:
         """See `CaptureSource.example`."""
         return self._payload(self.plan[0].capture_id)

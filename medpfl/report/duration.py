@@ -24,7 +24,7 @@ def longest_time(experiment: Experiment) -> str | None:
     attack, plan = experiment.attack, experiment.source.plan
     if not isinstance(attack, Timed) or attack.evaluations() * len(plan) < _FEW:
         return None
-    observation = next(experiment.source.captures()).observation
+    observation = experiment.source.sample().observation
     context = AttackContext(seed=experiment.seed, device=experiment.device)
     longest = attack.longest(observation, context)
     total = longest.total * len(plan)
