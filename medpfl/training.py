@@ -195,6 +195,7 @@ class UpdateMap:
         probabilities: Tensor,
         *,
         gradient: Gradient = mean_gradient,
+        order: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the update in the unit of a gradient, `{name: P_i}`; see `Trained.moved`.
 
@@ -204,8 +205,11 @@ class UpdateMap:
             inputs_norm: `(N, C, *S)` in the client's input space.
             probabilities: `(N, K)` of the labels.
             gradient: what each step follows.
+            order: see `train`.
         """
-        return self.train(forward, parameters, inputs_norm, probabilities, gradient=gradient).moved
+        return self.train(
+            forward, parameters, inputs_norm, probabilities, gradient=gradient, order=order
+        ).moved
 
     def train(
         self,
@@ -216,6 +220,7 @@ class UpdateMap:
         *,
         gradient: Gradient = mean_gradient,
         before_step: Callable[[Parameters, Tensor], None] | None = None,
+        order: Tensor | None = None,
     ) -> Trained:
         """Train as a client does.
 
@@ -226,10 +231,12 @@ class UpdateMap:
             probabilities: `(N, K)`.
             gradient: what each step follows.
             before_step: called with the weights and the images of every step.
+            order: int64, all steps' images one after another, in place of those of `batches`,
+                whose sizes it keeps; a tensor, so that rows of one evaluation may differ.
         """
         weights, rule = dict(parameters), _Adam() if self.adam else _Momentum(self.momentum)
         moved: dict[str, Tensor] = {}
-        for batch in self.batches or (None,):
+        for batch in self._taken_by_steps(order):
             images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
             if before_step is not None:
                 before_step(weights, images)
@@ -241,8 +248,17 @@ class UpdateMap:
             moved = {n: m / self.steps for n, m in moved.items()}
         return Trained(weights, moved)
 
+    def _taken_by_steps(
+        self, order: Tensor | None
+    ) -> Sequence[tuple[int, ...] | Tensor] | tuple[None]:
+        if self.batches is None:
+            return (None,)
+        return self.batches if order is None else torch.split(order, [len(b) for b in self.batches])
 
-def _taken(tensor: Tensor, batch: tuple[int, ...] | None) -> Tensor:
+
+def _taken(tensor: Tensor, batch: tuple[int, ...] | Tensor | None) -> Tensor:
+    if isinstance(batch, Tensor):
+        return tensor[batch]
     if batch is None or batch == tuple(range(len(tensor))):
         return tensor
     return tensor[list(batch)]

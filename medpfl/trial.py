@@ -113,6 +113,7 @@ def _try_attack(payload: ServerPayload, spec: DataSpec, batch_size: int, outputs
         labels=torch.full((1, batch_size, outputs), 1 / outputs),
         parameters=torch.empty(1, 0),
         buffers=torch.empty(1, 0),
+        order=torch.empty(1, 0, dtype=torch.int64),
     )
     try:
         objective = MatchingObjective(

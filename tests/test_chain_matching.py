@@ -145,6 +145,7 @@ def evaluate(
         labels=functional.one_hot(labels, unknowns.classes).double(),
         parameters=network if own_networks else torch.zeros(ROWS, 0, dtype=torch.float64),
         buffers=torch.zeros(ROWS, 0, dtype=torch.float64),
+        order=torch.zeros(ROWS, 0, dtype=torch.int64),
     )
     entries = torch.Size(unknowns.pixel_shape).numel()
     entries += torch.Size(unknowns.label_shape).numel() if unknowns.joint_labels else 0

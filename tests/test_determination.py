@@ -88,6 +88,7 @@ def test_the_hessian_is_that_of_the_objective() -> None:
         labels=nn.functional.one_hot(torch.tensor([[1]]), 3).double(),
         parameters=torch.zeros(1, 0, dtype=torch.float64),
         buffers=torch.zeros(1, 0, dtype=torch.float64),
+        order=torch.zeros(1, 0, dtype=torch.int64),
     )
     double = model.double()
 

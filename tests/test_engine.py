@@ -245,7 +245,7 @@ def small_problem(
     draw = {"generator": seeded(3), "dtype": torch.float64}
     labels = torch.eye(3, dtype=torch.float64)[torch.arange(rows) % 3].unsqueeze(1)
     none = torch.zeros(rows, 0, dtype=torch.float64)
-    targets = Targets(torch.randn(rows, count, **draw), labels, none, none)
+    targets = Targets(torch.randn(rows, count, **draw), labels, none, none, none.long())
     return objective, torch.randn(rows, 64, **draw), targets
 
 

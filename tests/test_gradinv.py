@@ -161,6 +161,7 @@ def test_the_objective_on_resnet18_is_plain_autograds(training: bool) -> None:
         labels=functional.one_hot(torch.tensor([[0, 2]]), 3).double(),
         parameters=torch.zeros(1, 0),
         buffers=torch.zeros(1, 0),
+        order=torch.zeros(1, 0, dtype=torch.int64),
     )
     before = {name: buffer.clone() for name, buffer in payload.buffers.items()}
     value, gradient = objective(z, targets)
@@ -200,6 +201,7 @@ def test_the_truth_has_the_clients_gradient(mode: str) -> None:
         labels=functional.one_hot(observation.labels, 1000).float().unsqueeze(0),
         parameters=torch.zeros(1, 0),
         buffers=torch.zeros(1, 0),
+        order=torch.zeros(1, 0, dtype=torch.int64),
     )
     value, _ = objective(z, target.join(target))
     assert value[0].abs() < 1e-5

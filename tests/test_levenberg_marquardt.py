@@ -347,6 +347,7 @@ def problem(network: str, chunk: int, *, own: bool) -> tuple[MatchingObjective, 
         labels=torch.zeros(3, 1, 3, dtype=torch.float64),
         parameters=parameters * torch.tensor([[1.0], [0.9], [0.8]]) if own else z[:, :0],
         buffers=z[:, :0],
+        order=z[:, :0].long(),
     )
     return objective, z, targets
 
@@ -359,7 +360,13 @@ def test_products_are_those_of_the_jacobian_by_differences(chunk: int, own: bool
     found = objective.curvature(z, targets)(vectors)
     for row in range(3):
         network = targets.parameters[row] if own else objective._shared
-        rest = (targets.gradient[row], targets.labels[row], network, targets.buffers[row])
+        rest = (
+            targets.gradient[row],
+            targets.labels[row],
+            network,
+            targets.buffers[row],
+            targets.order[row],
+        )
         residuals = vmap(lambda point, rest=rest: objective._residual(point, *rest))
         shifts = 1e-4 * torch.eye(67, dtype=torch.float64)
         jacobian = (residuals(z[row] + shifts) - residuals(z[row] - shifts)).T / 2e-4

@@ -112,7 +112,7 @@ def points_and_targets(
     )
     gradients = [client_gradient(payload, i, p) for i, p in zip(images, hard, strict=True)]
     empty = torch.zeros(rows, 0, dtype=torch.float64)
-    targets = Targets(torch.stack(gradients).detach(), hard, empty, empty)
+    targets = Targets(torch.stack(gradients).detach(), hard, empty, empty, empty.long())
     points = torch.rand(truths.shape, generator=g, dtype=torch.float64)
     return truths, points, targets
 

@@ -46,3 +46,22 @@ def check_group(weight: float | None, restarts: int, restart_above: float | None
             f"{setting}: restarts that pull on each other run side by side, not one after another. "
             "Use attack.restart_above=null"
         )
+
+
+def check_arrangements(arranged: bool, *, grouped: bool, separate: bool, joint: bool) -> None:
+    """Raise a `ConfigurationError` where what is unknown of the order is dealt with twice."""
+    if separate and joint:
+        raise ConfigurationError(
+            "attack.epochs: an image has one label in all epochs, and these labels are searched "
+            "for. Use medpfl.attacks.labels.Counted, or attack.epochs=null"
+        )
+    if arranged and separate:
+        raise ConfigurationError(
+            "attack.arrangements: images of their own for every epoch leave their order open. Use "
+            "attack.arrangements=null, or attack.epochs=null"
+        )
+    if arranged and grouped:
+        raise ConfigurationError(
+            "attack.arrangements: restarts that pull on each other must agree on which image is "
+            "behind which step. Use attack.arrangements=null, or attack.group_consistency=null"
+        )

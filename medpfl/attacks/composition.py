@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from medpfl.attacks.arrangements import Arrangements
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.distances import Distance
+from medpfl.attacks.epochs import SeparateEpochs
 from medpfl.attacks.labels import LabelStrategy
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.projection import ImageProjection, ParticularProjection, Projection
+from medpfl.attacks.reading import update_map_of
 from medpfl.attacks.stages import Stage, has_curvature
 from medpfl.attacks.starts import Start
 from medpfl.attacks.unknowns import Unknowns
@@ -20,6 +24,7 @@ from medpfl.models.structure import last_linear
 from medpfl.optim import Adam, BatchedOptimizer
 from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
 from medpfl.optim.projected import Projected
+from medpfl.training import UpdateMap
 from medpfl.types import DataSpec, Observation, ServerPayload
 
 Channels = Literal["free", "tied", "auto"]
@@ -37,6 +42,8 @@ class Parts:
         projections: what is done to the images after every step.
         channels: whether a pixel's channels are one unknown; see `GradientMatching`.
         boxed: whether pixels are sigmoids of the unknowns.
+        epochs: whether each of a client's epochs is searched for by itself; None: one set of
+            images serves all of them.
     """
 
     start: Start
@@ -46,6 +53,7 @@ class Parts:
     projections: tuple[Projection, ...]
     channels: Channels
     boxed: bool
+    epochs: SeparateEpochs | None = None
 
     @property
     def has_curvature(self) -> bool:
@@ -60,12 +68,32 @@ class Parts:
         spec = observation.spec
         return Unknowns(
             spec,
-            observation.num_examples,
+            observation.num_examples * self.copies(observation),
             len(observation.payload.parameters[weight]),
             self.labels.joint,
             tied=self.ties(spec),
             boxed=self.boxed,
         )
+
+    def copies(self, observation: Observation) -> int:
+        """Return how many times each image is searched for."""
+        return 1 if self.epochs is None else self.epochs.epochs(observation)
+
+    def update_map(self, observation: Observation) -> UpdateMap:
+        """Return the function from what is searched for to the update."""
+        if self.epochs is None:
+            return update_map_of(observation)
+        return self.epochs.update_map(observation)
+
+    def priors_of(self, copies: int, spec: DataSpec) -> tuple[Prior, ...]:
+        """Return the terms for so many copies of the images, what holds them together last."""
+        if self.epochs is None or copies == 1:
+            return self.priors
+        return (*self.priors, self.epochs.prior(copies, spec))
+
+    def handed_in(self, inputs_norm: Tensor, count: int) -> Tensor:
+        """Return the N images that `count` says, of all their copies."""
+        return inputs_norm if self.epochs is None else self.epochs.together(inputs_norm, count)
 
     def ties(self, spec: DataSpec) -> bool:
         """Say whether the channels of a pixel are one unknown."""
@@ -104,6 +132,8 @@ class Search:
         determination: whether rows that end converged are asked how much of their images the
             update determines.
         trace_points: intermediate reconstructions kept an update, about.
+        arrangements: what is done where it is not known which image is behind which step; None
+            takes the images in turn, with the labels as they were counted.
     """
 
     stages: tuple[Stage, ...]
@@ -112,6 +142,7 @@ class Search:
     group_consistency: float | None
     determination: bool
     trace_points: int
+    arrangements: Arrangements | None = None
 
     @property
     def members(self) -> int:

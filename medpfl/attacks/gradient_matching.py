@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from torch import nn
 
+from medpfl.attacks.arrangements import Arrangements
 from medpfl.attacks.base import AttackContext
-from medpfl.attacks.combinations import check_group, check_projections, choose
+from medpfl.attacks.combinations import check_arrangements, check_group, check_projections, choose
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.composition import Channels, Machine, Parts, Search
 from medpfl.attacks.distances import Distance, has_no_scale
@@ -20,11 +21,12 @@ from medpfl.attacks.duration import (
     steps_of,
     takes_every_step,
 )
+from medpfl.attacks.epochs import SeparateEpochs
 from medpfl.attacks.labels import LabelStrategy, ReadOff
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.problem import Problem, problems
 from medpfl.attacks.projection import Projection
-from medpfl.attacks.reading import as_gradient, update_map_of
+from medpfl.attacks.reading import as_gradient
 from medpfl.attacks.solver import Solver
 from medpfl.attacks.stages import Precision, check_curvature, stages_of
 from medpfl.attacks.starts import Start
@@ -77,6 +79,10 @@ class GradientMatching:
             update determines; those below a half end as undetermined. Up to 3,200 unknowns, and
             where distance and priors are sums of squares.
         trace_points: intermediate reconstructions kept a victim, about; 0 keeps none.
+        arrangements: what is tried where it is not known which image is behind which local step;
+            None takes the images in turn, with the labels as they were counted.
+        epochs: searches for each of a client's epochs by itself, since the order of its images is
+            not known; None: one set of images serves all of them.
     """
 
     def __init__(
@@ -101,6 +107,8 @@ class GradientMatching:
         precision: Precision = "float32",
         determination: bool = True,
         trace_points: Annotated[int, Range(0, 10_000)] = 30,
+        arrangements: Arrangements | None = None,
+        epochs: SeparateEpochs | None = None,
     ) -> None:
         if isinstance(rows, str) and rows != "auto":
             raise ConfigurationError(f"attack.rows={rows}: must be an integer or auto")
@@ -108,6 +116,12 @@ class GradientMatching:
         choose("channels", channels, ("free", "tied", "auto"))
         choose("pixels", pixels, ("free", "sigmoid"))
         check_group(group_consistency, restarts, restart_above)
+        check_arrangements(
+            arrangements is not None,
+            grouped=group_consistency is not None,
+            separate=epochs is not None,
+            joint=labels.joint,
+        )
         self.name = name
         self._parts = Parts(
             start=start,
@@ -117,6 +131,7 @@ class GradientMatching:
             projections=_given(projections),
             channels=channels,
             boxed=pixels == "sigmoid",
+            epochs=epochs,
         )
         self._search = Search(
             stages=stages_of(optimizer, polish, precision),
@@ -125,6 +140,7 @@ class GradientMatching:
             group_consistency=group_consistency,
             determination=determination,
             trace_points=trace_points,
+            arrangements=arrangements,
         )
         self._machine = Machine(rows=rows, memory_gb=memory_gb, compiling=compile)
         check_curvature(self._search.stages, distance, self._parts.priors)
@@ -210,8 +226,9 @@ class GradientMatching:
             payload=observation.payload,
             names=tuple(observation.tensors),
             shared=True,
-            update=update_map_of(observation),
+            update=self._parts.update_map(observation),
             unknowns=self._parts.unknowns(observation),
+            copies=self._parts.copies(observation),
         )
 
     def _solver(self, problem: Problem, context: AttackContext) -> Solver:

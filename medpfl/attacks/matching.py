@@ -37,12 +37,15 @@ class Targets(RowTable):
         labels: `(B, N, K)` label probabilities; unused where labels are joint.
         parameters: `(B, P)` the row's own network; `(B, 0)` where all rows share one.
         buffers: `(B, Q)` that network's `float_buffers`; `(B, 0)` where all rows share one.
+        order: `(B, T)` int64, which images the row takes for those of each step; `(B, 0)` where
+            all rows take those of the update map.
     """
 
     gradient: Tensor | SharedRows
     labels: Tensor
     parameters: Tensor
     buffers: Tensor
+    order: Tensor
 
 
 class MatchingObjective:
@@ -113,16 +116,13 @@ class MatchingObjective:
         if not (squared and isinstance(self._distance, LeastSquares)):
             raise ValueError("only a LeastSquares distance and SquaredPriors have this curvature")
         own = not _is_shared(targets)
-        linearise = gauss_newton(self._residual, rowwise=(True, True, own, own))
-        gradient, labels, *network = self._arguments(targets)
+        rowwise = (True, True, own, own, True)
+        linearise = gauss_newton(self._residual, rowwise=rowwise)
+        arguments = (*self._network_arguments(targets), targets.order)
 
         def linearised(part: slice) -> Product:
-            return linearise(
-                z[part],
-                gradient[part],
-                labels[part],
-                *(tensor[part] if own else tensor for tensor in network),
-            )
+            pairs = zip(arguments, rowwise, strict=True)
+            return linearise(z[part], *(a[part] if by_row else a for a, by_row in pairs))
 
         return self._evaluator(targets).product(linearised, len(z))
 
@@ -131,19 +131,24 @@ class MatchingObjective:
         shared = _is_shared(targets)
         if shared not in self._evaluators:
             own = None if shared else 0
+            rowwise = (True, True, True, not shared, not shared)
             function: BatchedFunction = self._chain or vmap(
-                grad_and_value(self._value), in_dims=(0, 0, 0, own, own)
+                grad_and_value(self._value), in_dims=(0, 0, 0, own, own, 0)
             )
             self._evaluators[shared] = Evaluator(
                 function,
-                rowwise=(True, True, True, not shared, not shared),
+                rowwise=rowwise if self._chain else (*rowwise, True),
                 chunk=self._chunk,
                 compiling=self._compiling,
             )
         return self._evaluators[shared]
 
-    def _arguments(self, targets: Targets) -> tuple[Rows, Tensor, Tensor, Tensor]:
+    def _arguments(self, targets: Targets) -> tuple[Rows, ...]:
         """Return what rows are evaluated with, beside their points."""
+        arguments = self._network_arguments(targets)
+        return arguments if self._chain else (*arguments, targets.order)
+
+    def _network_arguments(self, targets: Targets) -> tuple[Rows, Tensor, Tensor, Tensor]:
         shared = _is_shared(targets)
         return (
             targets.gradient,
@@ -152,20 +157,16 @@ class MatchingObjective:
             self._shared_buffers if shared else targets.buffers,
         )
 
-    def _value(
-        self, z: Tensor, observed: Tensor, labels: Tensor, parameters: Tensor, buffers: Tensor
-    ) -> Tensor:
-        dummy, wanted, inputs_norm = self._gradients(z, observed, labels, parameters, buffers)
+    def _value(self, z: Tensor, observed: Tensor, *rest: Tensor) -> Tensor:
+        dummy, wanted, inputs_norm = self._gradients(z, observed, *rest)
         return self._distance(dummy, wanted) + sum(
             prior(inputs_norm, self._unknowns.spec) for prior in self._priors
         )
 
-    def _residual(
-        self, z: Tensor, observed: Tensor, labels: Tensor, parameters: Tensor, buffers: Tensor
-    ) -> Tensor:
+    def _residual(self, z: Tensor, observed: Tensor, *rest: Tensor) -> Tensor:
         if not isinstance(self._distance, LeastSquares):
             raise ValueError("the distance is no sum of squares")
-        dummy, wanted, inputs_norm = self._gradients(z, observed, labels, parameters, buffers)
+        dummy, wanted, inputs_norm = self._gradients(z, observed, *rest)
         spec = self._unknowns.spec
         squares = (
             p.residual(inputs_norm, spec) for p in self._priors if isinstance(p, SquaredPrior)
@@ -173,14 +174,26 @@ class MatchingObjective:
         return torch.cat([self._distance.residual(dummy, wanted), *squares])
 
     def _gradients(
-        self, z: Tensor, observed: Tensor, labels: Tensor, parameters: Tensor, buffers: Tensor
+        self,
+        z: Tensor,
+        observed: Tensor,
+        labels: Tensor,
+        parameters: Tensor,
+        buffers: Tensor,
+        order: Tensor,
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Return the dummy's and the observed gradient, and the dummy images `(N, C, *S)`."""
         inputs_norm, scores = self._unknowns.unpack(z)
         probabilities = labels if scores is None else scores.softmax(1)
         state = {**self._counters, **unflatten(buffers, self._buffer_shapes)}
         sent = unflatten(parameters, self._shapes)
-        dummy = self._update(forward_of(self._model, state), sent, inputs_norm, probabilities)
+        dummy = self._update(
+            forward_of(self._model, state),
+            sent,
+            inputs_norm,
+            probabilities,
+            order=order if len(order) else None,
+        )
         wanted = unflatten(observed, {name: self._shapes[name] for name in self._names})
         return [dummy[name] for name in self._names], list(wanted.values()), inputs_norm
 

@@ -24,6 +24,7 @@ class Problem:
         shared: whether all were sent this very payload.
         update: from images to update.
         unknowns: how a row's vector is read.
+        copies: how many times each image is among the unknowns.
     """
 
     payload: ServerPayload
@@ -31,6 +32,7 @@ class Problem:
     shared: bool
     update: UpdateMap
     unknowns: Unknowns
+    copies: int = 1
 
     def key(self) -> Hashable:
         """Return what must be equal for rows to be evaluated together, payloads aside."""
@@ -38,7 +40,7 @@ class Problem:
         shapes = tuple((name, p.shape, p.device) for name, p in payload.parameters.items())
         statistics = tuple((name, b.shape) for name, b in payload.buffers.items())
         network = (architecture(payload.model), payload.training, shapes, statistics)
-        return (network, self.names, self.update, self.unknowns)
+        return (network, self.names, self.update, self.unknowns, self.copies)
 
 
 ProblemOf = Callable[[Observation], Problem]

@@ -15,9 +15,11 @@ from medpfl.attacks.composition import Machine, Parts, Search
 from medpfl.attacks.converged import ConvergedRows
 from medpfl.attacks.determination import affordable
 from medpfl.attacks.groups import GroupMatching
+from medpfl.attacks.labels import ReadOff
 from medpfl.attacks.matching import MatchingObjective, Targets, rows_at_once
 from medpfl.attacks.problem import Problem
-from medpfl.attacks.stages import Key, Stage, fitted, whole
+from medpfl.attacks.screening import Screening
+from medpfl.attacks.stages import Key, Stage, fitted, shortened, whole
 from medpfl.attacks.victim_rows import (
     Determined,
     VictimRows,
@@ -90,7 +92,7 @@ class Solver:
             distance=self.parts.distance,
             dtype=stage.dtype,
             chunk=chunk,
-            priors=self.parts.priors,
+            priors=self.parts.priors_of(self.problem.copies, self.problem.unknowns.spec),
             compiling=compiling,
         )
 
@@ -105,16 +107,17 @@ class Solver:
     ) -> Iterator[Row[Key, Targets]]:
         """Yield the rows of all updates; hopeless ones go straight to `unanswered`."""
         dtype, last = self.search.stages[0].dtype, self.search.stages[-1].dtype
+        screening = self._screening
         for observation in observations:
             key = self.rows.key(observation)
             status = hopeless(observation, last)
             if status is not None:
                 unanswered.append(self.rows.untouched(key, status))
                 continue
+            key = key if screening is None else screening.led(key)
             row = self.rows.row(key, dtype)
             yield row
             for restart in range(self.rows.members, self.search.side_by_side, self.rows.members):
-                # Restarts share the update.
                 yield self.rows.row(replace(key, restart=restart), dtype, row.target)
 
     def _separated(self) -> Callable[[Outcome[Key]], list[Outcome[Key]]]:
@@ -158,13 +161,31 @@ class Solver:
         # A restart may come when the first stage has already ended.
         return polish[0].ticks(map(go_on, Renewed(lambda: coarse.run(queue))))
 
-    def _scheduler(self, stage_number: int) -> Scheduler[Key, Targets]:
+    @cached_property
+    def _screening(self) -> Screening | None:
+        """What says where to begin under which arrangement; None where all of them are known."""
+        search = self.search
+        if search.arrangements is None or self.problem.update.steps == 1:
+            return None
+        return Screening(
+            arrangements=search.arrangements,
+            rows=self.rows,
+            placed=not isinstance(self.parts.labels, ReadOff),
+            restarts=search.restarts,
+            dtype=search.stages[0].dtype,
+            seed=self.context.seed,
+            scheduler=lambda steps: self._scheduler(1, steps=steps),
+        )
+
+    def _scheduler(self, stage_number: int, *, steps: int | None = None) -> Scheduler[Key, Targets]:
+        """Return what runs a stage, or no more than so many of its steps, of which nobody hears."""
         stages, members, device = self.search.stages, self.rows.members, self.context.device
         unknowns = self.problem.unknowns
         # All stages hold rows at the same time.
         memory = self.machine.memory(device) // len(stages)
         count = members * unknowns.count
         stage = fitted(stages[stage_number - 1], count, device, memory)
+        stage = stage if steps is None else shortened(stage, steps)
         at_once = self.at_once(memory=memory)
         capacity = self.machine.capacity(
             stage, self.problem.payload, count, memory=memory, at_once=at_once, device=device
@@ -175,8 +196,8 @@ class Solver:
             optimizer=self.parts.projected(stage.optimizer, unknowns, members),
             objective=self._grouped(objective),
             capacity=capacity,
-            snapshot_growth=self.search.snapshot_growth(stage),
-            ticked=self._reporting(stage_number),
+            snapshot_growth=self.search.snapshot_growth(stage) if steps is None else None,
+            ticked=self._reporting(stage_number) if steps is None else None,
             profiler=self.context.profiler,
         )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from medpfl.attacks.arrangements import Arrangement
 from medpfl.attacks.distances import Distance, LeastSquares
 from medpfl.attacks.priors import Prior, SquaredPrior
 from medpfl.attacks.starts import Solution
@@ -40,22 +42,47 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Lead:
+    """Where a restart begins, and what it takes for granted.
+
+    Args:
+        arrangement: which labels and which order.
+        point: `(D,)` where a short search has ended; None to begin anew.
+    """
+
+    arrangement: Arrangement
+    point: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Key:
     """Names a row: one restart of one victim, and how it ended in the stage before.
 
     Args:
         observation: of the victim.
         restart: counted from 0.
-        labels: `(N,)`, or None where they are unknowns.
+        leads: what restarts take up, one after another and then again from the first.
         before: None in the first stage.
         solution: the image as a closed form gave it, where one did; the row started there.
+        spent: evaluations and seconds that finding the leads took.
     """
 
     observation: Observation
     restart: int
-    labels: Tensor | None
+    leads: tuple[Lead, ...]
     before: Outcome[Key] | None = None
     solution: Solution | None = None
+    spent: tuple[int, float] = (0, 0.0)
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """The labels and the order that the restart takes for the truth."""
+        return self.leads[self.restart % len(self.leads)].arrangement
+
+    @property
+    def point(self) -> Tensor | None:
+        """Where the restart begins, if a short search has been there for it."""
+        return self.leads[self.restart].point if self.restart < len(self.leads) else None
 
 
 def stages_of(
@@ -101,6 +128,13 @@ def fitted(stage: Stage, unknowns: int, device: torch.device, memory: int) -> St
         return stage
     # The other half is for evaluations.
     optimizer = stage.optimizer.fitted(unknowns, device, memory=memory // 2)
+    return replace(stage, optimizer=optimizer)
+
+
+def shortened(stage: Stage, steps: int) -> Stage:
+    """Return the stage with an optimiser that takes so many steps at most."""
+    optimizer = copy(stage.optimizer)
+    optimizer.max_steps = min(steps, optimizer.max_steps)
     return replace(stage, optimizer=optimizer)
 
 

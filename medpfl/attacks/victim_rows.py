@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from medpfl.attacks.arrangements import Arrangement
 from medpfl.attacks.composition import Parts
 from medpfl.attacks.determination import LEAST_DETERMINED, rounding
 from medpfl.attacks.distances import Distance
 from medpfl.attacks.matching import Targets, flatten, float_buffers
-from medpfl.attacks.stages import Key
+from medpfl.attacks.stages import Key, Lead
 from medpfl.attacks.starts import Solving
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.optim.scheduler import Outcome, Row, Snapshot
@@ -58,7 +59,7 @@ class VictimRows:
 
     def key(self, observation: Observation) -> Key:
         """Return the name of a victim's first restart."""
-        return Key(observation, 0, self.parts.labels.labels(observation))
+        return Key(observation, 0, (Lead(Arrangement(self.parts.labels.labels(observation))),))
 
     def row(self, key: Key, dtype: torch.dtype, target: Targets | None = None) -> Row[Key, Targets]:
         """Return a row at its start; its seconds count: a closed form is part of the attack.
@@ -80,14 +81,16 @@ class VictimRows:
 
     def target(self, key: Key, dtype: torch.dtype) -> Targets:
         """Return what a row must match."""
-        observation, labels = key.observation, key.labels
+        observation, labels = key.observation, key.arrangement.labels
         unknowns = self.unknowns(observation)
         classes = unknowns.classes
         probabilities = (
             torch.full(unknowns.label_shape, 1 / classes)
             if labels is None
-            else nn.functional.one_hot(labels, classes)
+            else nn.functional.one_hot(labels, classes).repeat(unknowns.images // len(labels), 1)
         )
+        order = key.arrangement.order
+        order = torch.zeros(0, dtype=torch.int64) if order is None else order
         payload = observation.payload
         own = ({}, {}) if self.shared else (payload.parameters, float_buffers(payload))
         parameters, buffers = (flatten(tensors).to(self.device, dtype) for tensors in own)
@@ -96,6 +99,7 @@ class VictimRows:
             labels=probabilities.to(self.device, dtype).unsqueeze(0),
             parameters=parameters.unsqueeze(0),
             buffers=buffers.unsqueeze(0),
+            order=order.to(self.device).unsqueeze(0),
         )
 
     def untouched(self, key: Key, status: Status) -> Reconstruction:
@@ -116,28 +120,48 @@ class VictimRows:
         began = time.perf_counter()
         share = determined(best)
         asked = time.perf_counter() - began
-        observation = best.key.observation
+        observation, (evaluations, seconds) = best.key.observation, best.key.spent
         unknowns = self.unknowns(observation)
         images, scores = unknowns.unpack(best.z)
-        labels = best.key.labels if scores is None else scores.argmax(1)
+        labels = best.key.arrangement.labels if scores is None else scores.argmax(1)
         if labels is None:
             raise ValueError("labels are neither known nor optimised")
         return Reconstruction(
             capture_id=observation.capture_id,
-            inputs=_pixels(observation, images),
+            inputs=_pixels(observation, self._handed_in(observation, images)),
             labels=labels.cpu(),
             objective=best.objective,
             status=_status(best, share, self.parts.distance),
             steps=best.steps,
-            evaluations=sum(o.evaluations for o in outcomes),
-            seconds=sum(o.seconds for o in outcomes) + asked,
-            trace=_trace(best, unknowns),
+            evaluations=sum(o.evaluations for o in outcomes) + evaluations,
+            seconds=sum(o.seconds for o in outcomes) + seconds + asked,
+            trace=self._trace(best),
             closed_form=best.key.solution is not None,
             unknowns=unknowns.count,
             determined=share,
         )
 
+    def _handed_in(self, observation: Observation, inputs_norm: Tensor) -> Tensor:
+        count = observation.num_examples
+        return inputs_norm if count is None else self.parts.handed_in(inputs_norm, count)
+
+    def _trace(self, outcome: Outcome[Key]) -> Trace | None:
+        if not outcome.snapshots:
+            return None
+        observation = outcome.key.observation
+        unknowns = self.unknowns(observation)
+        # The last point of a trace is the one handed in.
+        points = [*outcome.snapshots, Snapshot(outcome.steps, outcome.objective, outcome.z)]
+        images = [self._handed_in(observation, unknowns.unpack(s.z)[0]) for s in points]
+        return Trace(
+            steps=torch.tensor([s.step for s in points]),
+            objective=torch.tensor([s.objective for s in points], dtype=torch.float64),
+            inputs=torch.stack([_pixels(observation, i) for i in images]),
+        )
+
     def _first_point(self, key: Key) -> Tensor:
+        if key.point is not None:
+            return key.point
         unknowns = self.unknowns(key.observation)
         stream = generator(self.seed, "start", key.observation.capture_id, key.restart)
         if key.solution is not None and key.restart == 0:
@@ -203,17 +227,3 @@ def members_of(outcome: Outcome[Key], values: Sequence[float]) -> list[Outcome[K
 
 def _pixels(observation: Observation, inputs_norm: Tensor) -> Tensor:
     return observation.spec.denormalise(inputs_norm.float()).clamp(0, 1)
-
-
-def _trace(outcome: Outcome[Key], unknowns: Unknowns) -> Trace | None:
-    if not outcome.snapshots:
-        return None
-    # The last point of a trace is the one handed in.
-    handed_in = Snapshot(outcome.steps, outcome.objective, outcome.z)
-    points = [*outcome.snapshots, handed_in]
-    images = [unknowns.unpack(s.z)[0] for s in points]
-    return Trace(
-        steps=torch.tensor([s.step for s in points]),
-        objective=torch.tensor([s.objective for s in points], dtype=torch.float64),
-        inputs=torch.stack([_pixels(outcome.key.observation, i) for i in images]),
-    )

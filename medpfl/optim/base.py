@@ -99,10 +99,8 @@ StateT = TypeVar("StateT", bound=RowState)
 class BatchedOptimizer(Protocol[StateT]):
     """An optimiser that moves many independent rows at once."""
 
-    @property
-    def max_steps(self) -> int:
-        """Steps after which a row ends as out of steps."""
-        ...
+    max_steps: int
+    """Steps after which a row ends as out of steps."""
 
     @property
     def evaluations_a_step(self) -> int:

@@ -1,0 +1,135 @@
+"""Which image is behind which step, where the attacker cannot know: what is possible, and tried."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from medpfl.attacks.reading import training_of
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
+from medpfl.training import LocalTraining
+from medpfl.types import Observation
+
+# Of few arrangements, chance draws some many times before it has drawn all.
+_DRAWS_EACH = 50
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """What a search takes for the truth about a client's images.
+
+    Args:
+        labels: `(N,)` int64, of the images as the attacker numbers them; None where they are
+            searched for, too.
+        order: `(T,)` int64, the images of all steps one after another; None for the update map's.
+    """
+
+    labels: Tensor | None
+    order: Tensor | None = None
+
+
+@checked("attack.arrangements")
+@dataclass(frozen=True, kw_only=True)
+class Arrangements:
+    """Short searches under every arrangement, of which the better part goes on, and again.
+
+    A client that trains in local batches sends an update that depends on which images were in a
+    batch together, and on their labels. Counting labels says how many there are of each, not where;
+    an order may be withheld. A wrong arrangement cannot explain the update to the end, so that the
+    objective alone tells which was right: successive halving (Jamieson and Talwalkar 2016), until
+    as many are left as there are restarts, which begin there.
+
+    Args:
+        most: arrangements tried; where there are more, drawn by chance.
+        steps: of the first short search; each next one takes longer as fewer take part.
+        keep: the share that goes on.
+    """
+
+    most: Annotated[int, Range(2, 10_000)] = 48
+    steps: Annotated[int, Range(1, 100_000)] = 60
+    keep: Annotated[float, Range(0, 1, "()")] = 1 / 3
+
+    def of(
+        self,
+        observation: Observation,
+        labels: Tensor | None,
+        *,
+        placed: bool,
+        generator: torch.Generator,
+    ) -> list[Arrangement]:
+        """Return the arrangements to try, all different to the update map; at least one.
+
+        Args:
+            observation: the update.
+            labels: `(N,)`, or None where they are searched for.
+            placed: whether they belong to the images in the client's own numbering.
+            generator: draws them.
+        """
+        training, count = training_of(observation), observation.num_examples
+        if count is None:
+            raise ValueError("the number of examples is withheld: call ThreatModel.require first")
+        given = observation.local_training
+        ordered = given is None or given.order is not None
+        settled = labels is None or (placed and ordered)
+        if settled and ordered:
+            return [Arrangement(labels)]
+        draw = _Draw(training, labels, count, settled, ordered, generator)
+        return list(draw.different(self.most))
+
+    def survivors(self, count: int, restarts: int) -> int:
+        """Return how many of `count` arrangements go on to the next search."""
+        return max(restarts, math.ceil(count * self.keep))
+
+
+@dataclass(frozen=True)
+class _Draw:
+    training: LocalTraining
+    labels: Tensor | None
+    images: int
+    settled: bool
+    ordered: bool
+    generator: torch.Generator
+
+    def different(self, most: int) -> Iterator[Arrangement]:
+        """Yield arrangements that differ in more than the images' numbers, the plainest first."""
+        known: set[tuple[tuple[int, ...], ...]] = set()
+        plain = (self.labels, self.training)
+        for number in range(most * _DRAWS_EACH):
+            labels, training = self._drawn() if number else plain
+            signature = _signature(labels, training, self.images)
+            if signature in known:
+                continue
+            known.add(signature)
+            yield Arrangement(labels, None if self.ordered else _flat(training))
+            if len(known) == most:
+                return
+
+    def _drawn(self) -> tuple[Tensor | None, LocalTraining]:
+        labels, training = self.labels, self.training
+        if labels is not None and not self.settled:
+            labels = labels[torch.randperm(self.images, generator=self.generator)]
+        if not self.ordered:
+            training = training.drawn(self.images, self.generator)
+        return labels, training
+
+
+def _flat(training: LocalTraining) -> Tensor:
+    return torch.tensor([image for batch in training.order or () for image in batch])
+
+
+def _signature(
+    labels: Tensor | None, training: LocalTraining, images: int
+) -> tuple[tuple[int, ...], ...]:
+    """Return of every image its label and the steps it is in, without saying which image it is."""
+    steps: list[list[int]] = [[] for _ in range(images)]
+    for step, batch in enumerate(training.order or ()):
+        for image in batch:
+            steps[image].append(step)
+    classes = [0] * images if labels is None else labels.tolist()
+    return tuple(sorted((c, *taken) for c, taken in zip(classes, steps, strict=True)))
