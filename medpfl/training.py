@@ -40,6 +40,7 @@ class LocalTraining:
         optimizer: ``sgd`` or ``adam``, made anew in every round.
         lr: learning rate; of ``fedsgd``, the server's.
         momentum: of ``sgd``, in [0, 1).
+        shuffle: whether every epoch visits the images in another order; else in turn.
         order: the images of each step, for whoever knows them.
     """
 
@@ -49,6 +50,7 @@ class LocalTraining:
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: Rate = 0.1
     momentum: Annotated[float, Range(0, 1, "[)")] = 0.0
+    shuffle: bool = True
     order: Batches | None = None
 
     def __post_init__(self) -> None:
@@ -85,15 +87,18 @@ class LocalTraining:
             return "FedSGD: one gradient of all images"
         batch = "all images at once" if self.batch_size is None else f"batches of {self.batch_size}"
         momentum = f", momentum {self.momentum:g}" if self.momentum else ""
+        turn = "" if self.shuffle else ", in turn"
         epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
-        return f"FedAvg: {epochs} of {batch}, {self.optimizer} with lr {self.lr:g}{momentum}"
+        return f"FedAvg: {epochs} of {batch}, {self.optimizer} with lr {self.lr:g}{momentum}{turn}"
 
     def steps(self, images: int) -> int:
         """Return how many steps a client with so many images takes."""
         return self.epochs * -(-images // (self.batch_size or images))
 
     def drawn(self, images: int, generator: torch.Generator) -> LocalTraining:
-        """Return the same with an order, drawn anew for every epoch."""
+        """Return the same with an order: drawn anew for every epoch, where it shuffles."""
+        if not self.shuffle:
+            return self.in_turn(images)
         epochs = [torch.randperm(images, generator=generator).tolist() for _ in range(self.epochs)]
         return replace(self, order=self._batches(epochs, images))
 

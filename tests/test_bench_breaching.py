@@ -14,6 +14,7 @@ from torch import nn
 from medpfl.bench import __main__ as bench
 from medpfl.bench import breaching_side
 from medpfl.errors import ConfigurationError
+from medpfl.training import LocalTraining
 from medpfl.types import DataSpec
 
 SPEC = replace(spec_of(3, 16, 16), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -58,11 +59,30 @@ def test_breaching_is_told_what_the_data_look_like_and_the_labels():
     assert hidden["metadata"]["labels"] is None
 
 
-@pytest.mark.parametrize("changes", [{"kind": "delta"}, {"num_examples": None}])
-def test_other_updates_are_refused(changes):
-    _, seen = update()
-    with pytest.raises(ConfigurationError, match="single gradients of a known number"):
-        breaching_side.as_dictionaries(replace(seen, **changes), None)
+IN_TURN = LocalTraining(algorithm="fedavg", epochs=2, batch_size=1, lr=0.3, shuffle=False)
+
+
+def test_breaching_unrolls_local_steps_as_the_client_took_them():
+    victim, seen = update()
+    seen = replace(seen, kind="delta", local_training=IN_TURN)
+    local = breaching_side.as_dictionaries(seen, victim.labels)[1]["metadata"]["local_hyperparams"]
+    assert (local["steps"], local["data_per_step"], local["lr"]) == (4, 1, 0.3)
+    assert [batch.tolist() for batch in local["labels"]] == [[2], [0], [2], [0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_examples": None}, "how many images"),
+        ({"kind": "delta", "local_training": None}, "threat.local_training=full"),
+        ({"kind": "delta", "local_training": replace(IN_TURN, shuffle=True)}, "shuffle=false"),
+        ({"kind": "delta", "local_training": replace(IN_TURN, momentum=0.5)}, "momentum=0"),
+    ],
+)
+def test_other_updates_are_refused(changes, words):
+    victim, seen = update()
+    with pytest.raises(ConfigurationError, match=words):
+        breaching_side.as_dictionaries(replace(seen, **changes), victim.labels)
 
 
 def test_configurations_are_named_in_full():

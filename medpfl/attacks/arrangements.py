@@ -75,7 +75,7 @@ class Arrangements:
         if count is None:
             raise ValueError("the number of examples is withheld: call ThreatModel.require first")
         given = observation.local_training
-        ordered = given is None or given.order is not None
+        ordered = given is None or given.order is not None or not given.shuffle
         settled = labels is None or (placed and ordered)
         if settled and ordered:
             return [Arrangement(labels)]

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
+import torch
+
 from medpfl.bench import breaching_side
 from medpfl.bench.machine import show_note, show_table
 from medpfl.bench.updates import (
@@ -18,6 +20,7 @@ from medpfl.bench.updates import (
     dataset_overrides,
     score,
 )
+from medpfl.errors import ConfigurationError
 from medpfl.report.console import make_console
 from medpfl.report.tables import format_number, format_percent, format_seconds
 
@@ -54,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset", default="phantom", help="an option of conf/dataset; %(default)s"
     )
     parser.add_argument(
-        "--attack", default="scale_free", help="medpfl's, an option of conf/attack; %(default)s"
+        "--attack",
+        nargs="+",
+        default=["scale_free"],
+        metavar="NAME",
+        help="medpfl's, options of conf/attack, each with settings of its own, such as "
+        "'scale_free attack.restarts=1'; the first is what others are held against",
     )
     parser.add_argument("--model", default="dlg_cnn", help="an option of conf/model; %(default)s")
     parser.add_argument(
@@ -91,7 +99,8 @@ def run(arguments: argparse.Namespace, command: Sequence[str]) -> None:
     installed = breaching_side.is_installed()
     rows = [row for n in arguments.batches for row in _compare(arguments, n, installed)]
     beside = f" beside breaching {version('breaching')}" if installed else ""
-    title = f"medpfl's {arguments.attack}{beside}: {arguments.dataset}, {arguments.model}"
+    own = ", ".join(arguments.attack)
+    title = f"medpfl's {own}{beside}: {arguments.dataset}, {arguments.model}"
     show_table(title, _COLUMNS, rows, command=command)
     if installed:
         show_note(f"{_NOTE} breaching's budget: {arguments.budget:g} of its own iterations.")
@@ -102,21 +111,15 @@ def run(arguments: argparse.Namespace, command: Sequence[str]) -> None:
 def _compare(
     arguments: argparse.Namespace, batch: int, installed: bool
 ) -> Iterator[tuple[str, ...]]:
-    updates = compute_updates(
-        (
-            f"attack={arguments.attack}",
-            "device=cpu",
-            *dataset_overrides(arguments.dataset),
-            f"model={arguments.model}",
-            "dataset.select=random",
-            f"n_images={batch * arguments.updates}",
-            f"federation.batch_size={batch}",
-            *arguments.override,
-        )
-    ).with_gradient()
+    first, *others = arguments.attack
+    updates = _updates(arguments, batch, first)
     own = attack_updates(updates)
-    steps = str(updates.config.attack.optimizer.max_steps)
-    yield _shown(batch, f"medpfl {arguments.attack}", steps, updates, own, own)
+    yield _shown(batch, f"medpfl {first}", _steps(updates), updates, own, own)
+    for other in others:
+        same = _updates(arguments, batch, other)
+        _check_same(updates, same, first, other)
+        attempt = attack_updates(same)
+        yield _shown(batch, f"medpfl {other}", _steps(same), same, attempt, own)
     if not installed:
         return
     wanted = arguments.configurations or (ONE_IMAGE if batch == 1 else ["all"])
@@ -124,6 +127,40 @@ def _compare(
         chosen = breaching_side.settings(name, budget=arguments.budget)
         theirs = _attacked(updates, chosen)
         yield _shown(batch, f"breaching {name}", str(chosen.iterations), updates, theirs, own)
+
+
+def _updates(arguments: argparse.Namespace, batch: int, attack: str) -> Updates:
+    """Return the updates as an attack with settings of its own sees them."""
+    name, *settings = attack.split()
+    return compute_updates(
+        (
+            f"attack={name}",
+            "device=cpu",
+            *dataset_overrides(arguments.dataset),
+            f"model={arguments.model}",
+            "dataset.select=random",
+            f"n_images={batch * arguments.updates}",
+            f"federation.batch_size={batch}",
+            *arguments.override,
+            *settings,
+        )
+    ).with_gradient()
+
+
+def _steps(updates: Updates) -> str:
+    return str(updates.config.attack.optimizer.max_steps)
+
+
+def _check_same(updates: Updates, others: Updates, first: str, other: str) -> None:
+    """Raise a `ConfigurationError` where two attacks are given different updates."""
+    pairs = zip(updates.each, others.each, strict=True)
+    for ours, theirs in pairs:
+        a, b = ours.observation.tensors, theirs.observation.tensors
+        if a.keys() != b.keys() or not all(torch.equal(a[name], b[name]) for name in a):
+            raise ConfigurationError(
+                f"--attack: {first} and {other} bring different networks or images, so that they "
+                "cannot be compared on the same updates: set these with --override"
+            )
 
 
 def _attacked(updates: Updates, chosen: breaching_side.Settings) -> Attempt:

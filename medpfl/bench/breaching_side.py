@@ -131,16 +131,16 @@ def as_dictionaries(
     """Return an update as breaching's ``server_payload`` and ``shared_data``.
 
     Args:
-        observation: what the attacker sees; a gradient of one step.
+        observation: what the attacker sees: a gradient, or the difference of weights after local
+            steps of plain SGD that take the images in turn.
         labels: `(N,)`, or None where breaching is to find them.
 
     Raises:
         ConfigurationError: the update is of a kind that the comparison does not cover.
     """
-    if observation.kind != "gradient" or observation.num_examples is None:
-        raise ConfigurationError(
-            "the comparison with breaching is about single gradients of a known number of images"
-        )
+    if observation.num_examples is None:
+        raise ConfigurationError("breaching must know how many images are behind an update")
+    local = None if observation.kind == "gradient" else _local_steps(observation, labels)
     spec, payload = observation.spec, observation.payload
     names = [name for name, _ in payload.model.named_parameters()]
     metadata = OmegaConf.create(
@@ -164,11 +164,38 @@ def as_dictionaries(
         "metadata": {
             "num_data_points": observation.num_examples,
             "labels": labels,
-            "local_hyperparams": None,
+            "local_hyperparams": local,
             "data_key": "inputs",
         },
     }
     return server, user
+
+
+def _local_steps(observation: Observation, labels: Tensor | None) -> dict[str, Any]:
+    """Return local training as breaching unrolls it: batches of one size, in turn, plain SGD."""
+    training, count = observation.local_training, observation.num_examples or 1
+    size = None if training is None else training.batch_size or count
+    if (
+        labels is None
+        or training is None
+        or size is None
+        or count % size
+        or training.shuffle
+        or training.momentum
+        or training.optimizer != "sgd"
+    ):
+        raise ConfigurationError(
+            "breaching unrolls local steps of plain SGD on batches of one size, in turn and with "
+            "labels given: set federation.local.shuffle=false, momentum=0 and optimizer=sgd, "
+            "threat.local_training=full, and take configurations that are told the labels"
+        )
+    steps = training.in_turn(count).order or ()
+    return {
+        "steps": len(steps),
+        "data_per_step": size,
+        "lr": training.lr,
+        "labels": [labels[list(batch)] for batch in steps],
+    }
 
 
 def _reconstruction(
