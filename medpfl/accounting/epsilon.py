@@ -14,7 +14,7 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 
 from medpfl.accounting.gaussian import gaussian_delta, gaussian_epsilon
-from medpfl.accounting.grid import loss_interval
+from medpfl.accounting.grid import loss_interval, sampled_loss
 from medpfl.accounting.mechanism import Mechanism, Releases, neighbours_of
 from medpfl.errors import ConfigurationError
 from medpfl.settings.hints import check_value
@@ -22,6 +22,8 @@ from medpfl.settings.ranges import Delta, Steps
 
 Accountant = Literal["pld", "rdp"]
 
+_AT_ONCE = 10_000
+_CUT = 1e-15
 _RELATION = {
     "add_remove": NeighboringRelation.ADD_OR_REMOVE_ONE,
     "replace": NeighboringRelation.REPLACE_ONE,
@@ -53,7 +55,11 @@ def epsilon(releases: Releases, *, delta: float, accountant: Accountant = "pld")
     mu = _gaussian_mu(counted)
     if mu is not None:
         return gaussian_epsilon(delta, mu)
-    return float(_distribution(counted).get_epsilon_for_delta(delta))
+    try:
+        found = float(_distribution(counted).get_epsilon_for_delta(delta))
+    except OverflowError:  # losses whose exponential no float holds
+        found = _renyi_epsilon(counted, delta) if _all_renyi(counted) else math.inf
+    return min(found, _pure_epsilon(counted))
 
 
 def knows_renyi(mechanism: Mechanism) -> bool:
@@ -62,10 +68,16 @@ def knows_renyi(mechanism: Mechanism) -> bool:
     return mechanism.law == "gaussian" and not on_samples
 
 
-def profile(releases: Releases) -> Callable[[float], float]:
+def profile(releases: Releases, *, presence: bool = False) -> Callable[[float], float]:
     """Return epsilon -> delta of all these releases together, for epsilon of either sign.
 
-    delta(epsilon) is the largest P(E) - e^epsilon Q(E) over events E and neighbours P, Q.
+    Args:
+        releases: how often each mechanism releases.
+        presence: delta(epsilon) is the largest P(E) - e^epsilon Q(E) over events E, where P and Q
+            are any two neighbours; with `presence`, P has the contribution and Q has it not.
+
+    Returns:
+        A function that is an upper bound of delta; it is 1 where losses are too large to tell.
     """
     counted = _counted(releases)
     if not counted:
@@ -73,7 +85,12 @@ def profile(releases: Releases) -> Callable[[float], float]:
     mu = _gaussian_mu(counted)
     if mu is not None:
         return lambda epsilon: gaussian_delta(epsilon, mu)
-    losses = _distribution(counted)
+    try:
+        losses = _distribution(counted)
+    except OverflowError:
+        return lambda epsilon: 1.0
+    if presence:  # without the attribute: both directions, whose maximum is as safe
+        losses = getattr(losses, "_pmf_remove", losses)
     return lambda epsilon: float(losses.get_delta_for_epsilon(epsilon))
 
 
@@ -96,17 +113,31 @@ def _gaussian_mu(counted: _Counted) -> float | None:
 
 
 def _renyi_epsilon(counted: _Counted, delta: float) -> float:
+    if not _all_renyi(counted):
+        raise ConfigurationError(
+            "accounting.accountant=rdp: not known for Laplace noise, nor for neighbours=replace on "
+            "samples; choose pld"
+        )
     accountant = RdpAccountant()
-    for mechanism, count in counted:
-        if not knows_renyi(mechanism):
-            raise ConfigurationError(
-                "accounting.accountant=rdp: not known for Laplace noise, nor for "
-                "neighbours=replace on samples; choose pld"
-            )
-        noise = GaussianDpEvent(mechanism.noise_multiplier / mechanism.moves)
-        with _quiet():
+    with _quiet():
+        for mechanism, count in counted:
+            noise = GaussianDpEvent(mechanism.noise_multiplier / mechanism.moves)
             accountant.compose(PoissonSampledDpEvent(mechanism.sample_rate, noise), count)
-    return float(accountant.get_epsilon(delta))
+        return float(accountant.get_epsilon(delta))
+
+
+def _all_renyi(counted: _Counted) -> bool:
+    return all(knows_renyi(mechanism) for mechanism, _ in counted)
+
+
+def _pure_epsilon(counted: _Counted) -> float:
+    """Return epsilon at delta 0: the largest losses, which Gaussian noise does not bound."""
+    if any(mechanism.law == "gaussian" for mechanism, _ in counted):
+        return math.inf
+    return math.fsum(
+        count * sampled_loss(mechanism.moves / mechanism.noise_multiplier, mechanism.sample_rate)
+        for mechanism, count in counted
+    )
 
 
 @contextmanager
@@ -125,8 +156,29 @@ def _quiet() -> Iterator[None]:
 def _distribution(counted: _Counted) -> pld.PrivacyLossDistribution:
     """Return the distribution of the privacy loss of all these releases."""
     interval = loss_interval(counted)
-    parts = (_single(mechanism, interval).self_compose(count) for mechanism, count in counted)
+    parts = (_repeated(_single(mechanism, interval), count) for mechanism, count in counted)
     return reduce(lambda a, b: a.compose(b), parts)
+
+
+def _repeated(
+    losses: pld.PrivacyLossDistribution, count: int, cut: float = _CUT
+) -> pld.PrivacyLossDistribution:
+    """Return the loss of that many releases, composed in stages.
+
+    dp-accounting reserves room for a sum of losses by Chernoff bounds that become very wide where
+    many are summed at once: ten million releases would take 30 GB.
+
+    Args:
+        losses: of one release.
+        count: how many.
+        cut: probability of the tails that may be counted as infinite losses, in all of this.
+    """
+    if count <= _AT_ONCE:
+        return losses.self_compose(count, cut)
+    whole, rest = divmod(count, _AT_ONCE)
+    stage = losses.self_compose(_AT_ONCE, cut * _AT_ONCE / count / 2)
+    repeated = _repeated(stage, whole, cut / 4)
+    return repeated.compose(losses.self_compose(rest, cut / 4), cut / 4) if rest else repeated
 
 
 def _single(mechanism: Mechanism, interval: float) -> pld.PrivacyLossDistribution:

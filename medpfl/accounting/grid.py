@@ -14,7 +14,6 @@ _FINEST = 1e-4  # dp-accounting's own
 _PER_DEVIATION = 15  # cells in a standard deviation of one release's loss
 _CELLS, _MOST_CELLS = 1e5, 1e6
 _TAILS = 10.0  # standard deviations; dp-accounting cuts the noise where e^-50 of it is left
-_TAIL_OF_SUM = 14.0  # ln 1 / delta
 
 
 def loss_interval(counted: Iterable[tuple[Mechanism, int]]) -> float:
@@ -22,33 +21,34 @@ def loss_interval(counted: Iterable[tuple[Mechanism, int]]) -> float:
 
     Rounding adds up to a quarter of the squared width to a release's variance: the width is at
     most a fifteenth of its standard deviation (0.1 % of epsilon), unless the losses then need more
-    than a million cells.
+    than a million cells, or what all releases add is below 1e-4 anyway.
 
     Args:
         counted: each mechanism and how often it releases.
     """
-    deviations, span = [], 0.0
+    deviations, total, variance, largest = [], 0, 0.0, 0.0
     for mechanism, count in counted:
-        mean, deviation, largest = _loss(mechanism)
+        deviation, most = _loss(mechanism)
         deviations.append(deviation)
-        span += count * mean + deviation * math.sqrt(2 * count * _TAIL_OF_SUM) + largest
+        total, variance = total + count, variance + count * deviation**2
+        largest = max(largest, most)
     finest = min(deviations) / _PER_DEVIATION
+    span = 2 * _TAILS * math.sqrt(variance) + largest
     width = max(min(_FINEST, finest), min(finest, span / _CELLS))
-    return max(width, span / _MOST_CELLS)
+    return max(width, span / _MOST_CELLS, _FINEST / math.sqrt(total))
 
 
-def _loss(mechanism: Mechanism) -> tuple[float, float, float]:
-    """Return upper estimates of a loss's mean and deviation, and about its largest value."""
+def _loss(mechanism: Mechanism) -> tuple[float, float]:
+    """Return an upper estimate of a loss's deviation, and about its largest value."""
     q, noise = mechanism.sample_rate, mechanism.noise_multiplier / mechanism.moves
     if mechanism.law == "laplace":
-        whole = 1 / noise
-        return q * whole, math.sqrt(q) * whole, _sampled(whole, q)
+        return math.sqrt(q) / noise, sampled_loss(1 / noise, q)
     drift = 1 / (2 * noise**2)
     chi = q * math.sqrt(math.expm1(min(2 * drift, 700)))
     deviation = min(chi, math.sqrt(q) * (drift + 1 / noise))
-    return min(chi**2 / 2, q * drift), deviation, _sampled(drift + _TAILS / noise, q)
+    return deviation, sampled_loss(drift + _TAILS / noise, q)
 
 
-def _sampled(loss: float, q: float) -> float:
+def sampled_loss(loss: float, q: float) -> float:
     """Return log(1 + q (e^loss - 1)), the loss of a sampled release."""
     return math.log(q) + loss if loss > 700 else math.log1p(q * math.expm1(loss))

@@ -106,7 +106,7 @@ def subsampled_gaussian(
         ConfigurationError: a value out of range.
     """
     noise = Mechanism(noise_multiplier=noise_multiplier, sample_rate=sample_rate)
-    return from_profile(profile({noise: steps}), kappa=kappa)
+    return from_profile(profile({noise: steps}, presence=True), kappa=kappa)
 
 
 def from_profile(delta: Callable[[float], float], *, kappa: float) -> float:

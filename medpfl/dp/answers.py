@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -85,7 +86,17 @@ def answer(asked: Asked) -> Answer:
         SVT: sparse_vector,
         PERCENTILE: percentile,
     }
-    return ways.get(asked.mode, _federation)(asked)
+    try:
+        return ways.get(asked.mode, _federation)(asked)
+    except ConfigurationError as fault:  # settings that bear the names of flags
+        raise ConfigurationError(_SETTING.sub(_as_flag, str(fault))) from fault
+
+
+_SETTING = re.compile(r"\baccounting\.([a-z_]+)")
+
+
+def _as_flag(found: re.Match[str]) -> str:
+    return f"--{found[1].replace('_', '-')}"
 
 
 def infinite(asked: Asked, *, why: str, what: Mapping[str, str], unit: str = "image") -> Answer:
@@ -126,7 +137,7 @@ def robustness(mechanism: Mechanism, releases: int, candidates: int) -> float:
         return bounds.gaussian(noise_multiplier=noise, releases=releases, kappa=kappa)
     if one.law == "laplace" and one.sample_rate == 1 and releases == 1:
         return bounds.laplace(epsilon=1 / noise, kappa=kappa)
-    return bounds.from_profile(profile({one: releases}), kappa=kappa)
+    return bounds.from_profile(profile({one: releases}, presence=True), kappa=kappa)
 
 
 def _federation(asked: Asked) -> Answer:
@@ -172,11 +183,14 @@ def _accounted(
     noise, q = mechanism.noise_multiplier, mechanism.sample_rate
     everything = mechanism.law == "gaussian" and q == 1
     symbol = "standard deviation" if mechanism.law == "gaussian" else "b"
+    target = asked.get("--target-epsilon", None)
     lines = {
-        "noise": f"{what['noise']}, {symbol} {noise:.5g} x the clipping norm",
+        "noise": f"{what['noise']}, {symbol} {_up(noise)} x the clipping norm",
         "clipping": what["clipping"],
         "sampling": "everything takes part" if q == 1 else f"Poisson, rate {q:.5g}",
     }
+    if target is not None:
+        lines["target"] = f"epsilon {target:g}: the noise is the least that keeps to it"
     rounds = asked.get("--rounds", None)
     part = steps // rounds if rounds else 1
     name = "a round" if rounds else "a release"
@@ -197,10 +211,14 @@ def _accounted(
         accountant="exact" if everything else "pld",
         candidates=candidates,
         rero=robustness(mechanism, steps, candidates),
-        claimed=asked.get("--target-epsilon", None),
-        claimed_words="the target",
         notes=_notes(mechanism, unit),
     )
+
+
+def _up(noise: float) -> str:
+    """Write a noise multiplier with five digits, the last one not below it."""
+    unit = 10.0 ** (math.floor(math.log10(noise)) - 4)
+    return f"{math.ceil(noise / unit * (1 - 1e-12)) * unit:.5g}"
 
 
 def _notes(mechanism: Mechanism, unit: str) -> tuple[str, ...]:

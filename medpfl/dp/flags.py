@@ -231,6 +231,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         found = re.match(r"argument (\S+): (.*)", message)
         told = f"{found[1]}: {found[2]}" if found else message
+        told = told.replace("expected one argument", "its value is missing")
         raise ConfigurationError(f"{told}. `medpfl-dp --help` says what there is")
 
 
