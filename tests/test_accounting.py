@@ -38,7 +38,7 @@ def test_epsilon_is_as_published(sigma, q, steps, delta, rdp, tight):
     assert f"{epsilon(releases, delta=delta):.{digits}f}" == tight
 
 
-# An accountant of our own: privacy losses of the pair by integrals, summed by one Fourier transform.
+# An accountant of our own: losses of the pair on a line, summed by one Fourier transform.
 
 
 def mixture(x: np.ndarray, sigma: float, q: float, side: float = 1.0) -> np.ndarray:
@@ -183,9 +183,7 @@ def test_replacing_everything_is_half_the_noise():
 )
 def test_the_noise_for_a_target_is_enough_and_no_more(kind, steps, by):
     mechanism = Mechanism(noise_multiplier=1.0, **kind)
-    found = noise_multiplier_for(
-        1.961, delta=1e-5, mechanism=mechanism, steps=steps, accountant=by
-    )
+    found = noise_multiplier_for(1.961, delta=1e-5, mechanism=mechanism, steps=steps, accountant=by)
     spent = {
         f: epsilon(
             {Mechanism(noise_multiplier=found * f, **kind): steps}, delta=1e-5, accountant=by

@@ -16,6 +16,7 @@ from medpfl.settings.ranges import Range, Steps
 
 Samples = Annotated[int, Range(1_000, 1_000_000_000)]
 _DRAWN_AT_ONCE = 2_000_000
+_TINY = 1e-300
 _LOG_HUGE = 700.0  # exp would overflow soon after
 
 
@@ -96,5 +97,8 @@ def _largest(losses: Tensor, kappa: float) -> Estimate:
     slope = ordered[cut].exp()
     # E (R - c)+ + c kappa: the estimate is flat where the cut c is best.
     above = (with_it - slope * without).clamp_min(0)
+    # The weights' mean is known to be 1: what they miss it by tells what `above` is off by.
+    excess = without - 1
+    above = above - excess * (above * excess).mean() / excess.square().mean().clamp_min(_TINY)
     value = float(above.mean() + slope * kappa)
     return Estimate(value=min(value, 1.0), standard_error=float(above.std() / math.sqrt(n)))
