@@ -94,6 +94,12 @@ def test_data_know_no_attack(name):
     assert not [m for m in reached(name) if m.startswith(above)]
 
 
+@pytest.mark.parametrize("name", [n for n in PATHS if n.startswith("medpfl.bounds")])
+def test_bounds_know_neither_attacks_nor_data(name):
+    forbidden = ("medpfl.attacks", "medpfl.optim", *TRUTH)
+    assert not [m for m in reached(name) if m.startswith(forbidden)]
+
+
 HEAVY = {
     "torch",
     "torchvision",
@@ -104,9 +110,13 @@ HEAVY = {
     "sklearn",
     "numpy",
     "PIL",
+    "dp_accounting",
 }
 # What a mistake on the command line needs: Hydra, and what is printed.
-LIGHT = ("medpfl.cli", "medpfl.command.main", "medpfl.callbacks", "medpfl.report.sweep")
+LIGHT = (
+    *("medpfl.cli", "medpfl.command.main", "medpfl.callbacks", "medpfl.report.sweep"),
+    "medpfl.dp.command",
+)
 
 
 def imported_at_once(path: Path) -> set[str]:

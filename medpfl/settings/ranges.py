@@ -56,3 +56,11 @@ Weight = Annotated[float, Range(0, 1e12)]
 NO_NOISE = "without noise, choose noise=none"
 Scale = Annotated[float, Range(0, 1e18, "(]"), NO_NOISE]
 """Of noise; float32 holds it."""
+Delta = Annotated[float, Range(1e-12, 1, "[)")]
+"""How probably an epsilon may fail; below 1e-12 the numerical accountants are blind."""
+Budget = Annotated[float, Range(1e-3, 1e6)]
+"""An epsilon that is aimed at."""
+NoiseMultiplier = Annotated[float, Range(1e-3, 1e6)]
+"""The scale of noise over the norm that contributions are clipped to."""
+SampleRate = Annotated[float, Range(0, 1, "(]")]
+"""The probability with which a contribution takes part."""
