@@ -325,7 +325,7 @@ class ImageScore:
     grade_mean_image: str = ""
     unexplained: float = math.nan
     agreement: float = math.nan
-    roughness: float = math.nan
+    grain: float = math.nan
     measures: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod

@@ -22,12 +22,13 @@ class Signs:
             whole update. NaN where the attack does not tell.
         agreement: SSIM with the image that the second best restart found; NaN where no other
             restart was independent and finite, or the image is smaller than SSIM's window.
-        roughness: mean absolute difference of neighbouring pixels, over all axes and channels.
+        grain: mean absolute second differences of neighbouring pixels over mean first ones, see
+            `grain`.
     """
 
     unexplained: float
     agreement: float
-    roughness: float
+    grain: float
 
 
 def signs_of(reconstruction: Reconstruction) -> tuple[Signs, ...]:
@@ -39,21 +40,27 @@ def signs_of(reconstruction: Reconstruction) -> tuple[Signs, ...]:
     inputs = reconstruction.inputs.detach().cpu()
     agreements = _agreements(inputs, reconstruction.runner_up)
     return tuple(
-        Signs(
-            unexplained=reconstruction.unexplained, agreement=agreement, roughness=roughness(image)
-        )
+        Signs(unexplained=reconstruction.unexplained, agreement=agreement, grain=grain(image))
         for image, agreement in zip(inputs, agreements, strict=True)
     )
 
 
-def roughness(image: Tensor) -> float:
-    """Return the mean absolute difference of neighbours in `(C, *S)`: the total variation a pixel.
+def grain(image: Tensor) -> float:
+    """Return how grainy `(C, *S)` is: mean absolute second differences over mean first ones.
 
-    0 for a constant image, 1 for a chessboard of black and white; NaN for a single pixel.
+    Along every axis of S, over all channels. 0 for a ramp, sqrt(3) for independent normal pixels, 2
+    for a chessboard; contrast and brightness do not matter. NaN for a constant image, and for one
+    of fewer than three pixels a side.
     """
-    steps = [image.double().diff(dim=axis).abs().flatten() for axis in range(1, image.ndim)]
-    found = torch.cat(steps)
-    return float(found.mean()) if len(found) else math.nan
+    exact = image.detach().to("cpu", torch.float64)
+    first, second = (_mean_difference(exact, order) for order in (1, 2))
+    return second / first if first > 0 else math.nan
+
+
+def _mean_difference(image: Tensor, order: int) -> float:
+    """Return the mean absolute difference of an order over all axes of S; NaN of no entries."""
+    axes = range(1, image.ndim)
+    return float(torch.cat([image.diff(order, axis).abs().flatten() for axis in axes]).mean())
 
 
 def _agreements(images: Tensor, others: Tensor | None) -> list[float]:
