@@ -1,4 +1,9 @@
-"""What can be told of a reconstruction without the truth; nothing is selected with it."""
+"""What can be told of a reconstruction without the truth; nothing is selected with it.
+
+Each sees another failure, and none is a proof. Restarts that agree say that the update determines
+an image: a search that was cut short makes them differ, but noise in the update is found by all of
+them. What noise adds stays unexplained, and is grainy.
+"""
 
 from __future__ import annotations
 
