@@ -183,9 +183,11 @@ class UpdateFacts:
 
     Args:
         gradient_norm: Euclidean norm of the update before any defense, not negative, in the unit
-            of a gradient (a delta over the learning rate).
+            of a gradient (a delta over the learning rate and the number of steps). Of an update
+            captured elsewhere: of what was captured, after whatever defense came before; and where
+            nobody knows how a delta came about, of the delta itself.
         true_probability: `(N,)`: the probability that the network, as it was sent, gives each
-            image's true class.
+            image's true class; NaN where nobody knows the images.
         noise_scale: scale of the noise that a defense added, or None.
         snr_db: update against noise, or None without noise.
     """
@@ -253,6 +255,10 @@ class Reconstruction:
         unknowns: D, what was searched for: pixels, and label scores where these are unknown.
         determined: the share of the pixels that the update determines at this objective, see
             `medpfl.attacks.determination`; NaN where that was not asked.
+        unexplained: what is left of the objective, relative to what a blank image leaves; NaN where
+            that was not asked.
+        runner_up: `(N, C, *S)` in [0, 1], float32: the images of the independent restart of second
+            lowest objective, in its own order; None where there was no other.
     """
 
     capture_id: str
@@ -267,6 +273,8 @@ class Reconstruction:
     closed_form: bool = False
     unknowns: int = 0
     determined: float = math.nan
+    unexplained: float = math.nan
+    runner_up: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -315,6 +323,9 @@ class ImageScore:
     determined: float = math.nan
     grade: str = ""
     grade_mean_image: str = ""
+    unexplained: float = math.nan
+    agreement: float = math.nan
+    grain: float = math.nan
     measures: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod

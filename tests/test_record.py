@@ -142,6 +142,7 @@ def test_a_whole_run(tmp_path, monkeypatch):
     assert run["seconds"] == 7.5
     # Every image is an exact hit: there is no finite PSNR to take a mean of, and no objective.
     undefined = ["psnr_db_mean", "ssim_paper_mean", "objective_median"]
+    undefined += ["unexplained_median", "agreement_median"]
     finite = asdict(summary) | dict.fromkeys(undefined)
     if math.isnan(summary.ssim_oracle_mean):
         finite |= dict.fromkeys(["ssim_oracle_mean", "mse_oracle_mean"])
@@ -186,7 +187,8 @@ def test_columns_are_the_scores_fields(tmp_path):
         "objective,steps,evaluations,seconds,status,noise_scale,snr_db,ssim_paper,ssim_zeros,"
         "mse_zeros,ssim_mean_image,mse_mean_image,"
         "ssim_paper_cpl,ssim_paper_dlg,ssim_paper_gradinv,ssim_oracle,mse_oracle,"
-        "closed_form,unknowns,determined,grade,grade_mean_image"
+        "closed_form,unknowns,determined,grade,grade_mean_image,"
+        "unexplained,agreement,grain"
     )
     assert header == ",".join(COLUMNS)
     rows = read_table(tmp_path / "run")

@@ -162,6 +162,15 @@ class Search:
             return False
         return any(objective <= self.restart_above for objective in objectives)
 
+    def compares(self, objectives: list[float]) -> bool:
+        """Say whether an update's restarts can speak for each other.
+
+        Not where each was made as those before it had failed, nor where they were pulled together.
+        """
+        above = self.restart_above
+        found = above is not None and any(o <= above for o in objectives)
+        return self.members == 1 and not found
+
     def snapshot_growth(self, stage: Stage) -> float | None:
         """Return the factor between two steps of a stage that are kept; None keeps none."""
         points = self.trace_points / len(self.stages)

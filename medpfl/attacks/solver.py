@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 
 from medpfl.attacks.base import AttackContext, Work
+from medpfl.attacks.blank import Blank
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.composition import Machine, Parts, Search
 from medpfl.attacks.converged import ConvergedRows
@@ -21,7 +22,7 @@ from medpfl.attacks.problem import Problem
 from medpfl.attacks.screening import Screening
 from medpfl.attacks.stages import Key, Stage, fitted, shortened, whole
 from medpfl.attacks.victim_rows import (
-    Determined,
+    Asked,
     VictimRows,
     from_closed_form,
     hopeless,
@@ -65,7 +66,7 @@ class Solver:
         """Yield a reconstruction an update; every restart is a row, or every group of them is."""
         unanswered: list[Reconstruction] = []
         queue = Feed(self._queue(observations, unanswered))
-        separated, determined = self._separated(), self._determined()
+        separated, determined, unexplained = self._separated(), self._determined(), self._blank()
         ended: dict[str, list[Outcome[Key]]] = defaultdict(list)
         for outcomes in self._ticks(queue):
             yield from _drain(unanswered)
@@ -73,7 +74,7 @@ class Solver:
                 name = outcome.key.observation.capture_id
                 ended[name].extend(separated(outcome))
                 if self.search.suffices([o.objective for o in ended[name]]):
-                    yield self.rows.reconstruction(ended.pop(name), determined)
+                    yield self._handed_in(ended.pop(name), determined, unexplained)
                 elif self.search.restart_above is not None:
                     restart = len(ended[name])
                     again = replace(outcome.key, restart=restart, before=None, solution=None)
@@ -101,6 +102,16 @@ class Solver:
         given = {} if memory is None else {"memory": memory}
         problem = self.problem
         return rows_at_once(problem.payload, problem.unknowns, steps=problem.update.steps, **given)
+
+    def _handed_in(
+        self, outcomes: list[Outcome[Key]], determined: Asked, unexplained: Asked
+    ) -> Reconstruction:
+        return self.rows.reconstruction(
+            outcomes,
+            determined,
+            unexplained,
+            compared=self.search.compares([o.objective for o in outcomes]),
+        )
 
     def _queue(
         self, observations: Iterable[Observation], unanswered: list[Reconstruction]
@@ -136,7 +147,7 @@ class Solver:
 
         return separate
 
-    def _determined(self) -> Determined:
+    def _determined(self) -> Asked:
         """Return a function that says which share of an image the update determines."""
         possible = self.rows.members == 1 and self.parts.has_curvature
         wanted = self.search.determination and possible
@@ -145,6 +156,11 @@ class Solver:
         stage = replace(self.search.stages[-1], dtype=torch.float64)
         objective = self.objective(stage, chunk=self.at_once())
         return ConvergedRows(objective, self.rows, self.parts.distance)
+
+    def _blank(self) -> Blank:
+        """Return what sets an ended row against a blank image."""
+        stage = self.search.stages[-1]
+        return Blank(self.objective(stage, chunk=1), self.rows, stage.dtype)
 
     def _ticks(self, queue: Iterator[Row[Key, Targets]]) -> Iterator[list[Outcome[Key]]]:
         """Run all stages: rows that end in one queue for the next."""

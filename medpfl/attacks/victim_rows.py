@@ -26,13 +26,18 @@ from medpfl.types import Observation, Reconstruction, Trace
 
 # The rounding is known by its mean square alone.
 _NEAR = 1.5
-Determined = Callable[[Outcome[Key]], float]
+Asked = Callable[[Outcome[Key]], float]
 
 
 def from_closed_form(outcome: Outcome[Key]) -> float:
     """Return which share of the image a closed form's equations determine; NaN where unknown."""
     solution = outcome.key.solution
     return math.nan if solution is None else solution.determined
+
+
+def not_asked(outcome: Outcome[Key]) -> float:
+    """Return NaN."""
+    return math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +113,24 @@ class VictimRows:
         return self.reconstruction([Outcome(key, start, math.nan, status, 0, 0, 0.0, ())])
 
     def reconstruction(
-        self, outcomes: Sequence[Outcome[Key]], determined: Determined = from_closed_form
+        self,
+        outcomes: Sequence[Outcome[Key]],
+        determined: Asked = from_closed_form,
+        unexplained: Asked = not_asked,
+        *,
+        compared: bool = False,
     ) -> Reconstruction:
         """Hand in the restart of lowest objective; work is that of all of them.
 
         Args:
             outcomes: one a restart.
             determined: says which share of the unknowns the update determines.
+            unexplained: says what is left of the objective, relative to a blank image's.
+            compared: whether the second best restart is handed in beside the best.
         """
-        best = min(outcomes, key=lambda o: (math.isnan(o.objective), o.objective))
+        best, *others = sorted(outcomes, key=lambda o: (math.isnan(o.objective), o.objective))
         began = time.perf_counter()
-        share = determined(best)
+        share, left = determined(best), unexplained(best)
         asked = time.perf_counter() - began
         observation, (evaluations, seconds) = best.key.observation, best.key.spent
         unknowns = self.unknowns(observation)
@@ -139,6 +151,8 @@ class VictimRows:
             closed_form=best.key.solution is not None,
             unknowns=unknowns.count,
             determined=share,
+            unexplained=left,
+            runner_up=self._runner_up(best, others) if compared else None,
         )
 
     def _handed_in(self, observation: Observation, inputs_norm: Tensor) -> Tensor:
@@ -158,6 +172,19 @@ class VictimRows:
             objective=torch.tensor([s.objective for s in points], dtype=torch.float64),
             inputs=torch.stack([_pixels(observation, i) for i in images]),
         )
+
+    def _runner_up(self, best: Outcome[Key], others: Sequence[Outcome[Key]]) -> Tensor | None:
+        """Return the images of the second best restart; None where there is no other.
+
+        Restarts that end in the same bits have begun in the same: theirs is one search, made twice.
+        """
+        observation = best.key.observation
+        unknowns = self.unknowns(observation)
+        for other in others:
+            if math.isfinite(other.objective) and not torch.equal(other.z, best.z):
+                images = self._handed_in(observation, unknowns.unpack(other.z)[0])
+                return _pixels(observation, images)
+        return None
 
     def _first_point(self, key: Key) -> Tensor:
         if key.point is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from medpfl.settings.hints import checked
 from medpfl.source import Described, Planned
 from medpfl.threat import ThreatModel
 from medpfl.training import LocalTraining
-from medpfl.types import Capture, ServerPayload, Truth, UpdateFacts
+from medpfl.types import Capture, ClientUpdate, ServerPayload, Truth, UpdateFacts
 
 
 @checked("source")
@@ -164,24 +165,32 @@ class FileCaptures:
         )
 
 
-def _facts(captured: CapturedUpdate) -> UpdateFacts | None:
-    truth, update = captured.truth, captured.update
-    if truth is None:
-        return None
-    inputs_norm = captured.spec.normalise(truth.inputs)
-    with torch.no_grad():
-        logits = captured.payload.forward()(captured.payload.parameters, inputs_norm)
-    training = update.local_training
-    scale = 1.0
+def _facts(captured: CapturedUpdate) -> UpdateFacts:
+    """Return what the update itself tells, and, where its images are known, what they add."""
+    defense = captured.defense
+    return UpdateFacts(
+        gradient_norm=_norm(captured.update),
+        true_probability=_true_probability(captured),
+        noise_scale=None if defense is None else defense.noise_scale,
+    )
+
+
+def _norm(update: ClientUpdate) -> float:
+    """Return the Euclidean norm of an update as it was captured; see `UpdateFacts`."""
+    training, scale = update.local_training, 1.0
     if update.kind == "delta" and training is not None:
         scale = training.lr * training.steps(update.num_examples)
     squares = [t.double().square().sum() for t in update.tensors.values()]
-    defense = captured.defense
-    return UpdateFacts(
-        gradient_norm=float(torch.stack(squares).sum().sqrt()) / scale,
-        true_probability=logits.softmax(1).gather(1, truth.labels.unsqueeze(1)).squeeze(1),
-        noise_scale=None if defense is None else defense.noise_scale,
-    )
+    return float(torch.stack(squares).sum().sqrt()) / scale
+
+
+def _true_probability(captured: CapturedUpdate) -> Tensor:
+    truth, payload = captured.truth, captured.payload
+    if truth is None:
+        return torch.full((captured.update.num_examples,), math.nan)
+    with torch.no_grad():
+        logits = payload.forward()(payload.parameters, captured.spec.normalise(truth.inputs))
+    return logits.softmax(1).gather(1, truth.labels.unsqueeze(1)).squeeze(1)
 
 
 def _images(found: tuple[CaptureFolder, ...]) -> ImageSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
@@ -18,6 +18,7 @@ from medpfl.metrics.measures.columns import check_names, columns_of
 from medpfl.metrics.measures.own import OwnMeasure
 from medpfl.metrics.measures.plain import EVERY_RUN
 from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
+from medpfl.metrics.signs import Signs, signs_of
 from medpfl.outcomes import Status
 from medpfl.seeding import generator
 from medpfl.settings.hints import checked
@@ -102,7 +103,7 @@ class Scorer:
         """Match reconstructions to the truth once, one to one, and score every pair.
 
         Inferred labels follow the matched image, and each row carries an equal share of the
-        seconds. Where nobody knows the truth, nothing is said of how good they are.
+        seconds. Where nobody knows the truth, what is left are the signs of `medpfl.metrics.signs`.
 
         Args:
             capture: the truth, and what the client's side knows.
@@ -120,9 +121,10 @@ class Scorer:
         trace = reconstruction.trace
         oracle = paper_defense(truth.inputs, trace)
         order = match(truth.inputs, reconstruction.inputs)
+        originals, guesses = (x.detach().cpu() for x in (truth.inputs, reconstruction.inputs))
+        signs = signs_of(reconstruction)
         pairs = [
-            _Pair(n, m, truth.inputs[n].detach().cpu(), reconstruction.inputs[m].detach().cpu())
-            for n, m in enumerate(order.tolist())
+            _Pair(n, m, originals[n], guesses[m], signs[m]) for n, m in enumerate(order.tolist())
         ]
         mean_image = mean_image.detach().cpu()
         rows = (
@@ -147,6 +149,7 @@ class Scorer:
             )
         unknown: dict[str, Any] = dict.fromkeys(_OF_THE_TRUTH, math.nan)
         own = [column for name in self._own for column in columns_of(name)]
+        signs = signs_of(reconstruction)
         scores = tuple(
             ImageScore(
                 capture_id=capture.capture_id,
@@ -161,6 +164,7 @@ class Scorer:
                 snr_db=None if facts is None else facts.snr_db,
                 measures=dict.fromkeys(own, math.nan),
                 **_of_the_attack(reconstruction, count),
+                **asdict(signs[n]),
                 **unknown,
             )
             for n in range(count)
@@ -199,18 +203,23 @@ class Scorer:
             mse_oracle=oracle.mse,
             measures=compare(self._own, *images),
             **_of_the_attack(reconstruction, len(truth.ids)),
+            **asdict(pair.signs),
             **found,
         )
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """An original, number `n` of its update, and the reconstruction, number `m`, that shows it."""
+    """An original, number `n` of its update, and the reconstruction, number `m`, that shows it.
+
+    `signs` are what the reconstruction tells without the original.
+    """
 
     n: int
     m: int
     original: Tensor
     guess: Tensor
+    signs: Signs
 
 
 def _of_the_attack(reconstruction: Reconstruction, count: int) -> dict[str, Any]:

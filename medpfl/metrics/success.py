@@ -73,6 +73,11 @@ class Summary:
         n_judged: images whose truth is known; rates, intervals and grades are over these.
         unjudged: how many of the other images ended with each status.
         objective_median: median of the finite objectives.
+        unexplained_median: median of what is left of the objective, relative to a blank image's,
+            over all images for which the attack tells; NaN if for none.
+        agreement_median: median SSIM between the two best restarts, over the `n_agreement` images
+            where two can be compared; NaN if nowhere.
+        n_agreement: images in `agreement_median`.
     """
 
     n: int
@@ -122,6 +127,9 @@ class Summary:
     n_judged: int = 0
     unjudged: Mapping[str, int] = field(default_factory=dict)
     objective_median: float = math.nan
+    unexplained_median: float = math.nan
+    agreement_median: float = math.nan
+    n_agreement: int = 0
 
 
 def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> Summary:
@@ -142,7 +150,6 @@ def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> S
     zero_gradients = sum(is_zero_gradient(s.gradient_norm) for s in judged)
     with_gradient = len(judged) - zero_gradients
     right = sum(s.label == s.label_inferred for s in judged)
-    objectives = [s.objective for s in scores if math.isfinite(s.objective)]
     return Summary(
         n=n,
         n_judged=len(judged),
@@ -175,7 +182,10 @@ def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> S
         snr_db_mean=_mean_or_none(s.snr_db for s in scores),
         unsolved=_statuses(s for s in judged if not s.success),
         unjudged=_statuses(s for s in scores if not s.judged),
-        objective_median=median(objectives) if objectives else math.nan,
+        objective_median=_median(s.objective for s in scores),
+        unexplained_median=_median(s.unexplained for s in scores),
+        agreement_median=_median(s.agreement for s in scores),
+        n_agreement=sum(math.isfinite(s.agreement) for s in scores),
         cautions=list(cautions(scores, grading)),
         measures=means_of(scores),
         **_grades(judged, grading),
@@ -217,6 +227,12 @@ def _statuses(scores: Iterable[ImageScore]) -> dict[str, int]:
 def _mean_or_nan(values: Iterable[float]) -> float:
     kept = [value for value in values if not math.isnan(value)]
     return fmean(kept) if kept else math.nan
+
+
+def _median(values: Iterable[float]) -> float:
+    """Return the median of the finite values; NaN if there is none."""
+    kept = [value for value in values if math.isfinite(value)]
+    return median(kept) if kept else math.nan
 
 
 def _mean_or_none(values: Iterable[float | None]) -> float | None:

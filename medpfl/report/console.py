@@ -249,6 +249,9 @@ def _rates(summary: Summary, threshold: float) -> Table:
     if n < summary.n:
         table.add_row("judged", f"{n} of {summary.n} images; nobody knows the others")
         table.add_row("objective", f"{format_value(summary.objective_median)} (median)")
+        if not math.isnan(summary.unexplained_median):
+            table.add_row("unexplained", _unexplained(summary))
+        table.add_row("restarts", _restarts(summary))
         table.add_row("unjudged", endings(summary.unjudged))
     table.add_row("time", f"{format_seconds(summary.seconds_per_image)} an image")
     if summary.noise_scale_mean is not None:
@@ -281,6 +284,20 @@ def _noise(summary: Summary) -> str:
     scale = f"scale {summary.noise_scale_mean:.3g}"
     snr = summary.snr_db_mean
     return scale if snr is None else f"{scale}, signal-to-noise ratio {snr:.1f} dB"
+
+
+def _unexplained(summary: Summary) -> str:
+    left = format_value(summary.unexplained_median)
+    return f"{left} (median) of what a blank image leaves of the objective"
+
+
+def _restarts(summary: Summary) -> str:
+    """Return how alike the two best restarts of an update are."""
+    s = summary
+    if not s.n_agreement:
+        return "none to compare; attack.restarts=3 attack.restart_above=null makes some"
+    over = _over(s.n_agreement, s.n)
+    return f"alike to an SSIM of {format_number(s.agreement_median)} (median{over})"
 
 
 def _ended(summary: Summary) -> str:
