@@ -43,8 +43,6 @@ def refused(done: Finished) -> str:
         ("attack=xyz", "attack=xyz: no such option. Choose one of cpl, dlg, gradinv, "),
         ("n_image=3", "n_image: no such setting; did you mean n_images? Choose from"),
         ("attack.restart=3", "attack.restart: no such setting; did you mean attack.restarts?"),
-        ("federation.mode=train", "federation.mode is now federation.batch_norm: eval_public for"),
-        ("+federation.buffers=shared", "federation.buffers is now federation.batch_norm: eval_pub"),
         ("attack.optimizer.rate=3", "attack.optimizer.rate: no such setting. Choose from lr, max"),
         ("seed.x=3", "seed.x: seed is a single value, there is no setting below it"),
         ("+dataset=covid", "+dataset=covid: dataset is chosen without a + in front"),

@@ -148,10 +148,10 @@ class Simulation:
             yield f"{len(sizes)} clients of {images} images, {split}; {f.rounds} rounds"
             rounds = ", ".join(str(r) for r in sorted({p.round for p in self.plan}))
             yield f"captured: {len(self.plan)} updates, after rounds {rounds}"
+            if f.batch_norm != "eval_public":
+                yield f"BatchNorm: {IN_WORDS[f.batch_norm]}"
         if f.local.kind == "delta":
             yield f.local.describe()
-        if f.batch_norm != "eval_public":
-            yield f"BatchNorm: {IN_WORDS[f.batch_norm]}"
 
     def _models(
         self, left: list[Planned], diary: Diary | None
