@@ -1,4 +1,4 @@
-"""Settings by the names that they had: translated in records, and named anew where they are typed."""
+"""Settings by the names that they had: translated in records, refused where they are typed."""
 
 from __future__ import annotations
 
