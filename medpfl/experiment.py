@@ -15,6 +15,7 @@ from medpfl import feasible
 from medpfl._near import did_you_mean
 from medpfl.attacks import Attack
 from medpfl.attacks.base import Particular, Selective
+from medpfl.batch_norm import BatchNormPolicy
 from medpfl.captures.source import FileCaptures, FileSource
 from medpfl.data import LoadedData
 from medpfl.data.dataset import DatasetSource
@@ -32,7 +33,7 @@ from medpfl.settings.build import group_at, instantiate, require_kind
 from medpfl.settings.hints import check_value
 from medpfl.settings.ranges import Seed
 from medpfl.source import CaptureSource
-from medpfl.threat import ThreatModel
+from medpfl.threat import CAPABILITIES, ThreatModel
 from medpfl.trial import try_network
 from medpfl.types import DataSpec
 
@@ -161,6 +162,7 @@ def _from_files(source: FileCaptures, attack: Attack) -> tuple[LoadedData, Captu
         model, training = observation.payload.model, observation.local_training
         images = observation.num_examples or 1
         attack.check(model, images)
+        _check_statistics(attack, observation.payload.batch_norm)
         if isinstance(attack, Particular):
             attack.check_data(data.spec, images, source.device)
         if isinstance(attack, Selective):
@@ -171,6 +173,7 @@ def _from_files(source: FileCaptures, attack: Attack) -> tuple[LoadedData, Captu
 def _check_updates(source: Simulation, attack: Attack) -> None:
     """Try the attack and the network on updates as they are going to be captured."""
     federation, spec, factory = source.federation, source.data.spec, source.factory
+    _check_statistics(attack, federation.batch_norm)
     trial = _trial_network(factory, spec)
     if federation.batch_size is not None:
         attack.check(trial, federation.batch_size)
@@ -194,9 +197,19 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
         trial,
         spec,
         batch_size=largest,
-        training=federation.mode == "train",
+        batch_norm=federation.batch_norm,
         thoroughly=not _is_ours(factory),
     )
+
+
+def _check_statistics(attack: Attack, batch_norm: BatchNormPolicy) -> None:
+    """Refuse an attack on statistics that never leave the client, whatever the attacker may see."""
+    if "buffers" in attack.requires and batch_norm != "train_shared":
+        raise ConfigurationError(
+            f"attack={attack.name} needs 'buffers' ({CAPABILITIES['buffers']}), and under "
+            f"batch_norm={batch_norm} none do. Attack clients with federation.batch_norm="
+            "train_shared, or choose an attack that does without"
+        )
 
 
 def _part(config: DictConfig, slot: str) -> Any:

@@ -15,7 +15,7 @@ CAPABILITIES = {
     "labels": "the images' labels",
     "local_training": "how the client computed its update",
     "local_order": "in which order the client took its images",
-    "buffers": "the BatchNorm statistics that the client sends along",
+    "buffers": "the BatchNorm statistics that leave with the update",
 }
 
 _OF_TRAINING: Mapping[str, tuple[str, ...]] = {

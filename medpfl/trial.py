@@ -10,6 +10,7 @@ from torch.nn import functional
 from medpfl.attacks.distances import SquaredError
 from medpfl.attacks.matching import MatchingObjective, Targets
 from medpfl.attacks.unknowns import Unknowns
+from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
 from medpfl.errors import FAULTS, ConfigurationError
 from medpfl.training import UpdateMap
 from medpfl.types import DataSpec, ServerPayload
@@ -18,7 +19,12 @@ _SHOWN = 3
 
 
 def try_network(
-    model: nn.Module, spec: DataSpec, *, batch_size: int, training: bool, thoroughly: bool
+    model: nn.Module,
+    spec: DataSpec,
+    *,
+    batch_size: int,
+    batch_norm: BatchNormPolicy,
+    thoroughly: bool,
 ) -> None:
     """Run a network as clients and attackers will.
 
@@ -26,7 +32,7 @@ def try_network(
         model: on the CPU; not to be used afterwards.
         spec: the data.
         batch_size: images in one update.
-        training: the mode in which clients run it.
+        batch_norm: how clients run it.
         thoroughly: whether its gradient, and that of an attack, are tried as well.
 
     Raises:
@@ -34,6 +40,7 @@ def try_network(
     """
     _check_parameters(model)
     inputs = torch.zeros(batch_size, *spec.shape)
+    training = runs_in_train_mode(batch_norm)
     try:
         with torch.no_grad():
             logits = model.train(training)(inputs)
@@ -41,7 +48,7 @@ def try_network(
         raise ConfigurationError(
             f"the network cannot take an update of shape {' x '.join(map(str, inputs.shape))} in "
             f"{'train' if training else 'eval'} mode ({_first_line(fault)}): choose another "
-            "preprocess.size, federation.batch_size, federation.mode or model"
+            "preprocess.size, federation.batch_size, federation.batch_norm or model"
         ) from fault
     _check_logits(model, logits, batch_size, spec.num_classes)
     if thoroughly:
@@ -49,7 +56,7 @@ def try_network(
             model=model,
             parameters={n: p.detach() for n, p in model.named_parameters()},
             buffers={n: b.detach() for n, b in model.named_buffers()},
-            training=training,
+            batch_norm=batch_norm,
         )
         _try_update(payload, inputs)
         _try_attack(payload, spec, batch_size, logits.shape[1])

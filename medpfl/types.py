@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
 from medpfl.outcomes import Status
 from medpfl.training import Forward, LocalTraining, forward_of
 
@@ -79,13 +80,18 @@ class ServerPayload:
         model: the architecture; its own parameters, statistics and mode are nobody's business.
         parameters: `{name: P_i}`, float32.
         buffers: `{name: shape}`; empty for networks without buffers.
-        training: the mode in which the client runs the network (True: train, False: eval).
+        batch_norm: how the client runs BatchNorm, and whether its statistics leave with the update.
     """
 
     model: nn.Module
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
-    training: bool
+    batch_norm: BatchNormPolicy
+
+    @property
+    def training(self) -> bool:
+        """Whether the client runs the network in train mode, and not in eval mode."""
+        return runs_in_train_mode(self.batch_norm)
 
     def network(self, *, training: bool | None = None) -> nn.Module:
         """Return the architecture in a mode, without parameters and buffers of its own.
@@ -133,7 +139,8 @@ class ClientUpdate:
         num_examples: N.
         local_training: how it was computed, the order of the images included, or None where not
             even whoever captured it knows.
-        buffers: the client's buffers after training, or None where it keeps them.
+        buffers: the client's buffers after training, BatchNorm's moved statistics among them; None
+            but under the policy ``train_shared``.
         labels: `(N,)`; only a threat model that grants labels lets them through.
     """
 

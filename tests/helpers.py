@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from medpfl.attacks import AttackContext
+from medpfl.batch_norm import BatchNormPolicy
 from medpfl.experiment import Experiment, build
 from medpfl.federated import Client
 from medpfl.models import CPLCNN, DLGCNN, IDLGCNN, LeNet, ResNet18
@@ -81,19 +82,19 @@ def spec_of(*shape: int, num_classes: int = 3) -> DataSpec:
 
 
 def payload_of(
-    network: str, spec: DataSpec, *, seed: int = 0, training: bool = False
+    network: str, spec: DataSpec, *, seed: int = 0, batch_norm: BatchNormPolicy = "eval_public"
 ) -> ServerPayload:
     """Build a network and send it out."""
-    return sent(FACTORIES[network].build(spec, seeded(seed)), training=training)
+    return sent(FACTORIES[network].build(spec, seeded(seed)), batch_norm=batch_norm)
 
 
-def sent(model: nn.Module, *, training: bool = False) -> ServerPayload:
+def sent(model: nn.Module, *, batch_norm: BatchNormPolicy = "eval_public") -> ServerPayload:
     """Send a network out as it is."""
     return ServerPayload(
         model=model,
         parameters={n: p.detach() for n, p in model.named_parameters()},
         buffers={n: b.detach() for n, b in model.named_buffers()},
-        training=training,
+        batch_norm=batch_norm,
     )
 
 
@@ -132,7 +133,7 @@ def capture_of(
     truth: Truth, facts: UpdateFacts, spec: DataSpec, *, capture_id: str = "round-000/client-0"
 ) -> Capture:
     """Return a capture for a scorer, which never looks at the update."""
-    payload = ServerPayload(nn.Identity(), {}, {}, training=False)
+    payload = ServerPayload(nn.Identity(), {}, {}, batch_norm="eval_public")
     seen = Observation(capture_id, payload, {}, "gradient", spec, len(truth.ids), None, None)
     return Capture(seen, truth, facts, round=0, client=0)
 

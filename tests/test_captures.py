@@ -103,7 +103,7 @@ def test_everything_that_is_said_is_read(tmp_path):
         sent=sent_by(writer(tmp_path)),
         model=DLG,
         spec=SPEC,
-        mode="eval",
+        batch_norm="eval_public",
         local_training=training,
         labels=[0, 1],
         classes=["healthy", "benign", "malignant"],

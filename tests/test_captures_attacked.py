@@ -25,9 +25,9 @@ EVERYTHING = ["num_examples", "labels", "local_training", "local_order", "buffer
     ],
 )
 def test_a_captured_update_is_observed_as_the_update_itself(tmp_path, network, model, training):
-    payload = sent(FACTORIES[network].build(SPEC, seeded(3)), training=True)
+    payload = sent(FACTORIES[network].build(SPEC, seeded(3)), batch_norm="train_shared")
     truth = victim_of(SPEC, [0, 1, 2, 3])
-    client = Client(spec=SPEC, device=CPU, training=training, shares_buffers=True)
+    client = Client(spec=SPEC, device=CPU, training=training)
     update, _ = client.update(truth, payload, seeded(4))
     write_capture(
         tmp_path,
@@ -75,7 +75,7 @@ def test_a_captured_update_is_attacked_to_the_same_bytes(tmp_path):
         sent=payload.parameters,
         model=DLG,
         spec=SPEC,
-        mode="eval",
+        batch_norm="eval_public",
         truth=truth,
     )
     (capture,) = load_captures(read_captures(tmp_path))

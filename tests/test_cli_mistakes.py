@@ -79,7 +79,7 @@ def test_data_that_are_not_there(command: Command, arguments: str, words: str) -
         ("n_images=0", "n_images is 0: give at least 1"),
         ("preprocess.size=10", "at least 11 pixels a side, got 10x10: set preprocess.size=11"),
         ("model=lenet preprocess.size=12", "lenet cannot take pictures of 12x12: the smallest"),
-        ("model=resnet18 federation.mode=train", "cannot take an update of shape 1 x 3 x 32 x 32"),
+        ("model=resnet18 federation.batch_norm=train_shared", "an update of shape 1 x 3 x 32 x 32"),
         ("threat.knows=[]", "which the threat model withholds. Grant it with 'threat.knows=[num"),
         ("device=bogus", "device=bogus: choose auto, cpu, cuda"),
         ("noise=laplace", "defense=none adds no noise, but noise is chosen: choose defense="),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medpfl.attacks import Attack
 from medpfl.attacks.base import Selective
+from medpfl.batch_norm import BatchNormPolicy
 from medpfl.defenses import Defense
 from medpfl.errors import ConfigurationError
 from medpfl.federated import Client
@@ -58,7 +59,9 @@ def attack_of(name: str, *settings: str) -> Attack:
     return instantiate(config(f"attack={name}", *SHORT, *SHORTER.get(name, ()), *settings).attack)
 
 
-def payload(network: str, *, seed: int = 0, training: bool = False) -> ServerPayload:
+def payload(
+    network: str, *, seed: int = 0, batch_norm: BatchNormPolicy = "eval_public"
+) -> ServerPayload:
     if network == "dlg_cnn":
         return payload_of(network, SPEC, seed=seed)
     with torch.random.fork_rng():
@@ -66,7 +69,7 @@ def payload(network: str, *, seed: int = 0, training: bool = False) -> ServerPay
         middle: list[nn.Module] = [nn.BatchNorm2d(4)] if network == "batch_norm" else []
         bend = nn.Tanh() if network == "tanh" else nn.Sigmoid()
         layers = [nn.Conv2d(1, 4, 5, stride=2), *middle, bend, nn.Flatten(), nn.Linear(64, 3)]
-        return sent(nn.Sequential(*layers), training=training)
+        return sent(nn.Sequential(*layers), batch_norm=batch_norm)
 
 
 def granting(attack: Attack) -> ThreatModel:
@@ -151,7 +154,8 @@ def snapshot(seen: Sequence[Observation]) -> list[Tensor]:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_is_handed_in_follows_from_the_observation_and_changes_nothing(name, network):
     attack = attack_of(name)
-    model = payload(network, training=network == "batch_norm")
+    policy: BatchNormPolicy = "train_private" if network == "batch_norm" else "eval_public"
+    model = payload(network, batch_norm=policy)
     images = 2 if takes(attack, model, 2) else 1
     seen = [observation(attack, model, images=images, seed=seed) for seed in range(2)]
     nothing = {n: torch.zeros_like(t) for n, t in seen[0].tensors.items()}
@@ -253,10 +257,10 @@ def poisoned(seen: Observation, update: ClientUpdate, attack: Attack) -> Observa
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_is_not_granted_changes_nothing(name, network):
-    attack, model = attack_of(name), payload(network)
+    attack, model = attack_of(name), payload(network, batch_norm="train_shared")
     images = 2 if takes(attack, model, 2) else 1
     victim: Truth = victim_of(SPEC, list(range(images)))
-    update, _ = Client(spec=SPEC, device=CPU, shares_buffers=True).update(victim, model, seeded())
+    update, _ = Client(spec=SPEC, device=CPU).update(victim, model, seeded())
     seen = granting(attack).observe(
         capture_id="round-000/client-0", payload=model, update=update, spec=SPEC
     )

@@ -12,6 +12,7 @@ from helpers import CPU, FACTORIES, experiment, payload_of, seeded, sent, spec_o
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medpfl.batch_norm import POLICIES
 from medpfl.errors import ConfigurationError
 from medpfl.federated import AdamSteps, Client, Federation, NoPretraining
 from medpfl.types import DataSpec, ServerPayload
@@ -59,40 +60,30 @@ def test_the_update_is_the_gradient_on_normalised_inputs(network, labels):
     torch.testing.assert_close(facts.true_probability, probability.detach())
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_the_payload_stays_as_it_was_sent(training):
-    payload = payload_of("resnet18", RESNET_SPEC, training=training)
+@pytest.mark.parametrize("batch_norm", POLICIES)
+def test_the_payload_stays_as_it_was_sent(batch_norm):
+    payload = payload_of("resnet18", RESNET_SPEC, batch_norm=batch_norm)
     before = copy.deepcopy(payload.model.state_dict())
-    sharing = Client(spec=RESNET_SPEC, device=CPU, shares_buffers=True)
-    update, _ = sharing.update(victim_of(RESNET_SPEC, [0, 1]), payload)
+    client(RESNET_SPEC).update(victim_of(RESNET_SPEC, [0, 1]), payload)
     after = payload.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(torch.equal(payload.parameters[n], before[n]) for n in payload.parameters)
     assert all(torch.equal(payload.buffers[n], before[n]) for n in payload.buffers)
     assert all(p.grad is None for p in payload.model.parameters())
-    assert update.buffers is not None
-    moved = [n for n, b in update.buffers.items() if not torch.equal(b, before[n])]
-    assert set(moved) == (set(payload.buffers) if training else set())
-
-
-def test_buffers_stay_with_the_client_unless_it_shares_them():
-    payload, victim = payload_of("resnet18", RESNET_SPEC), victim_of(RESNET_SPEC, [0])
-    update, _ = client(RESNET_SPEC).update(victim, payload)
-    assert update.buffers is None
 
 
 def test_train_and_eval_mode_differ_with_batch_normalisation():
     victim = victim_of(RESNET_SPEC, [0, 1])
     tensors = {}
-    for training in (False, True):
-        payload = payload_of("resnet18", RESNET_SPEC, training=training)
+    for batch_norm in ("eval_public", "train_private"):
+        payload = payload_of("resnet18", RESNET_SPEC, batch_norm=batch_norm)
         update, _ = client(RESNET_SPEC).update(victim, payload)
         expected = by_hand(payload, victim.inputs, victim.labels)
         for name, tensor in update.tensors.items():
             largest = float(expected[name].abs().max())
             torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-3 * largest)
-        tensors[training] = update.tensors["conv1.weight"]
-    assert not torch.allclose(tensors[False], tensors[True], rtol=0.1)
+        tensors[batch_norm] = update.tensors["conv1.weight"]
+    assert not torch.allclose(*tensors.values(), rtol=0.1)
 
 
 def test_the_same_images_give_the_same_update():
@@ -229,20 +220,21 @@ def test_the_server_pretrains_what_it_sends():
     assert_same_weights(send("a").model, adam_by_hand([range(32, 64)], Split(64)))
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_the_mode_is_the_clients(mode):
-    payload = payloads(mode=mode)("a")
-    assert payload.training == (mode == "train")
+@pytest.mark.parametrize("batch_norm", POLICIES)
+def test_the_policy_is_sent_along(batch_norm):
+    payload = payloads(batch_norm=batch_norm)("a")
+    assert payload.batch_norm == batch_norm
+    assert payload.training == (batch_norm != "eval_public")
     assert payload.buffers == {}
     assert not any(p.requires_grad for p in payload.parameters.values())
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("mode", "test"), ("buffers", "lost"), ("batch_size", 0)]
+    ("key", "value"), [("batch_norm", "train"), ("batch_norm", "null"), ("batch_size", 0)]
 )
 def test_federation_settings_that_cannot_work_are_named(key, value):
     with pytest.raises(ConfigurationError, match=rf"federation\.{key}={value}"):
-        payloads(**{key: value})
+        payloads(**{key: None if value == "null" else value})
 
 
 def test_an_experiment_with_more_images_behind_an_update_than_it_attacks_is_refused():

@@ -33,14 +33,14 @@ from medpfl.attacks.priors import TotalVariation
 from medpfl.attacks.projection import Box, MedianFilter, median_filter
 from medpfl.attacks.starts import Normal
 from medpfl.attacks.unknowns import Unknowns
+from medpfl.batch_norm import POLICIES, BatchNormPolicy
 from medpfl.errors import ConfigurationError, ThreatModelError
-from medpfl.federated import Client, FineTune
+from medpfl.federated import FineTune
 from medpfl.optim import LBFGS, Adam
 from medpfl.optim.shared_rows import SharedRows
 from medpfl.runner import run
 from medpfl.seeding import generator
 from medpfl.settings.build import instantiate
-from medpfl.threat import ThreatModel
 from medpfl.types import DataSpec, Observation, ServerPayload
 
 SPEC = DataSpec(
@@ -145,11 +145,11 @@ def test_projections_need_an_optimizer_that_can_go_on_from_anywhere() -> None:
 # ResNet-18 and BatchNorm -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_the_objective_on_resnet18_is_plain_autograds(training: bool) -> None:
+@pytest.mark.parametrize("batch_norm", ["eval_public", "train_private"])
+def test_the_objective_on_resnet18_is_plain_autograds(batch_norm: BatchNormPolicy) -> None:
     """Two images in one update; in train mode they share the statistics of their batch."""
     spec = spec_of(3, 32, 32)
-    payload = payload_of("resnet18", spec, training=training)
+    payload = payload_of("resnet18", spec, batch_norm=batch_norm)
     observation = observe(payload, spec, victim_of(spec, [0, 2]))
     unknowns = Unknowns(spec, 2, 3, joint_labels=False)
     objective = MatchingObjective(
@@ -167,7 +167,7 @@ def test_the_objective_on_resnet18_is_plain_autograds(training: bool) -> None:
     value, gradient = objective(z, targets)
     assert all(torch.equal(payload.buffers[name], before[name]) for name in before)
 
-    model = copy.deepcopy(payload.model).double().train(training)
+    model = copy.deepcopy(payload.model).double().train(payload.training)
     x = z.reshape(2, 3, 32, 32).requires_grad_()
     loss = functional.cross_entropy(model(x), torch.tensor([0, 2]))
     dummy = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
@@ -178,13 +178,14 @@ def test_the_objective_on_resnet18_is_plain_autograds(training: bool) -> None:
     torch.testing.assert_close(gradient[0], pull.flatten())
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_the_truth_has_the_clients_gradient(mode: str) -> None:
-    """Across client, threat model and attack, in both BatchNorm modes, with 1000 outputs."""
-    e = experiment(*SMALL, "n_images=2", "federation.batch_size=2", f"federation.mode={mode}")
+@pytest.mark.parametrize("batch_norm", POLICIES)
+def test_the_truth_has_the_clients_gradient(batch_norm: BatchNormPolicy) -> None:
+    """Across client, threat model and attack, under every policy, with 1000 outputs."""
+    policy = f"federation.batch_norm={batch_norm}"
+    e = experiment(*SMALL, "n_images=2", "federation.batch_size=2", policy)
     (capture,) = e.source.captures()
     observation, victim = capture.observation, capture.truth
-    assert observation.payload.training == (mode == "train")
+    assert observation.payload.batch_norm == batch_norm
     assert len(observation.tensors["fc.bias"]) == 1000
     unknowns = Unknowns(e.data.spec, 2, 1000, joint_labels=False)
     objective = MatchingObjective(
@@ -210,51 +211,7 @@ def test_the_truth_has_the_clients_gradient(mode: str) -> None:
 
 def test_one_image_of_32_pixels_has_no_batch_statistics() -> None:
     with pytest.raises(ConfigurationError, match="in train mode"):
-        experiment(*SMALL, "federation.mode=train")
-
-
-def seen_buffers(shares: bool, knows: list[str], *, training: bool = True) -> tuple:
-    spec = spec_of(3, 32, 32)
-    payload = payload_of("resnet18", spec, training=training)
-    victim = victim_of(spec, [0, 2])
-    client = Client(spec=spec, device=CPU, shares_buffers=shares)
-    update, _ = client.update(victim, payload)
-    observation = ThreatModel(knows=knows).observe(
-        capture_id="v",
-        payload=payload,
-        update=update,
-        spec=spec,
-    )
-    return payload, victim, observation.buffers
-
-
-def test_shared_buffers_reach_an_attacker_who_is_granted_them() -> None:
-    payload, victim, buffers = seen_buffers(True, ["buffers"])
-    first = functional.conv2d(victim.inputs, payload.parameters["conv1.weight"], None, 2, 3)
-    moved = 0.9 * payload.buffers["bn1.running_mean"] + 0.1 * first.mean((0, 2, 3))
-    torch.testing.assert_close(buffers["bn1.running_mean"], moved)
-    assert buffers["bn1.num_batches_tracked"] == payload.buffers["bn1.num_batches_tracked"] + 1
-
-
-def test_in_eval_mode_shared_buffers_are_the_servers_own() -> None:
-    payload, _, buffers = seen_buffers(True, ["buffers"], training=False)
-    assert all(torch.equal(buffers[name], b) for name, b in payload.buffers.items())
-
-
-@pytest.mark.parametrize(("shares", "knows"), [(False, ["buffers"]), (True, [])], ids=str)
-def test_buffers_kept_or_withheld_are_not_seen(shares: bool, knows: list[str]) -> None:
-    assert seen_buffers(shares, knows)[2] is None
-
-
-def test_federation_buffers_is_passed_on_to_the_client() -> None:
-    knows = "threat.knows=[num_examples,labels,buffers]"
-    for choice in ("private", "shared"):
-        e = experiment(*SMALL, knows, f"federation.buffers={choice}")
-        (capture,) = e.source.captures()
-        observation = capture.observation
-        assert (observation.buffers is not None) == (choice == "shared")
-    with pytest.raises(ConfigurationError, match="choose private or shared"):
-        experiment(*SMALL, "federation.buffers=public")
+        experiment(*SMALL, "federation.batch_norm=train_private")
 
 
 # The configurations ------------------------------------------------------------------------------
@@ -268,7 +225,11 @@ def test_the_untrained_configuration_is_the_papers() -> None:
     assert (c.attack.restarts, c.attack.distance.top) == (8, 10)
     assert c.attack.priors.total_variation.weight == 1e-6
     assert (c.attack.projections.median_filter.every, c.preprocess.size) == (500, 224)
-    assert (c.model.weights, c.model.head, c.federation.mode) == (None, "imagenet", "eval")
+    assert (c.model.weights, c.model.head, c.federation.batch_norm) == (
+        None,
+        "imagenet",
+        "eval_public",
+    )
     assert list(c.attack.projections) == ["box", "median_filter"]
 
 

@@ -23,6 +23,7 @@ from medpfl.attacks.matching import (
     unflatten,
 )
 from medpfl.attacks.unknowns import Unknowns
+from medpfl.batch_norm import POLICIES, BatchNormPolicy
 from medpfl.models.init import UniformInit
 from medpfl.types import DataSpec, ServerPayload
 
@@ -41,7 +42,9 @@ def small_payload(network: str) -> ServerPayload:
     return sent(model)
 
 
-def normalising_payload(seed: int = 0, *, training: bool = False) -> ServerPayload:
+def normalising_payload(
+    seed: int = 0, *, batch_norm: BatchNormPolicy = "eval_public"
+) -> ServerPayload:
     """Return a small network with batch normalisation, its statistics unlike fresh ones."""
     g = seeded(seed)
     model = nn.Sequential(
@@ -58,7 +61,7 @@ def normalising_payload(seed: int = 0, *, training: bool = False) -> ServerPaylo
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point():
             buffer.uniform_(0.2 if name.endswith("var") else -0.5, 0.9, generator=g)
-    return sent(model, training=training)
+    return sent(model, batch_norm=batch_norm)
 
 
 def client_gradient(payload: ServerPayload, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -150,9 +153,9 @@ def test_value_and_gradient_are_double_backward_autograd(network, joint, kind):
         assert_same((values[row], gradients[row]), wanted, rtol=1e-9, rounding=rounding)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_batch_normalisation_in_both_modes(training):
-    payload = normalising_payload(training=training)
+@pytest.mark.parametrize("batch_norm", POLICIES)
+def test_batch_normalisation_under_every_policy(batch_norm):
+    payload = normalising_payload(batch_norm=batch_norm)
     unknowns = unknowns_of(SPEC, images=2)
     truths, points, targets = points_and_targets(payload, unknowns)
     objective = objective_of(payload, SquaredError(), unknowns)
@@ -238,7 +241,7 @@ def test_chunks_do_not_change_values(stacked):
 
 
 def test_the_network_that_was_sent_is_left_alone():
-    payload = normalising_payload(training=True)
+    payload = normalising_payload(batch_norm="train_private")
     before = copy.deepcopy(payload.model.state_dict())
     unknowns = unknowns_of(SPEC, images=2)
     _, points, targets = points_and_targets(payload, unknowns, rows=1)

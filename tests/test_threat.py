@@ -21,8 +21,8 @@ VICTIM = victim_of(SPEC, [1, 3])
 
 
 def observe(*knows: str) -> Observation:
-    payload = payload_of("dlg_cnn", SPEC)
-    client = Client(spec=SPEC, device=CPU, shares_buffers=True)
+    payload = payload_of("dlg_cnn", SPEC, batch_norm="train_shared")
+    client = Client(spec=SPEC, device=CPU)
     update, _ = client.update(VICTIM, payload)
     return ThreatModel(knows=knows).observe(
         capture_id="v",

@@ -282,7 +282,7 @@ def test_resnet_with_group_normalisation_has_no_statistics():
     assert [tuple(p.shape) for p in model.parameters()] == [
         tuple(p.shape) for p in batch.parameters()
     ]
-    try_network(model, SPEC, batch_size=2, training=True, thoroughly=True)
+    try_network(model, SPEC, batch_size=2, batch_norm="train_private", thoroughly=True)
 
 
 def test_images_do_not_touch_each_other_under_group_normalisation():

@@ -26,7 +26,7 @@ def sent_in(dtype: torch.dtype, network: str = "dlg_cnn") -> tuple[ServerPayload
         payload.model,
         {n: p.to(dtype) for n, p in payload.parameters.items()},
         payload.buffers,
-        training=False,
+        batch_norm="eval_public",
     )
     victim = victim_of(SPEC, [0, 2, 1, 1, 0])
     return payload, victim.inputs.to(dtype), functional.one_hot(victim.labels, 3).to(dtype)
@@ -168,7 +168,7 @@ def test_local_training_that_makes_no_sense_is_refused(settings, words) -> None:
 
 
 def test_a_network_without_numbers_runs_with_those_it_is_given() -> None:
-    payload = payload_of("resnet18", spec_of(3, 33, 33), training=True)
+    payload = payload_of("resnet18", spec_of(3, 33, 33), batch_norm="train_private")
     hollow = payload.network()
     assert all(t.is_meta for t in (*hollow.parameters(), *hollow.buffers()))
     assert not any(t.is_meta for t in (*payload.model.parameters(), *payload.model.buffers()))

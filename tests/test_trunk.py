@@ -122,7 +122,7 @@ def test_networks_without_a_trunk(network) -> None:
 
 
 def test_no_trunk_where_the_clients_batch_enters() -> None:
-    assert Trunk.of(sent(small(), training=True), GREY.shape) is None
+    assert Trunk.of(sent(small(), batch_norm="train_private"), GREY.shape) is None
     assert Trunk.of(sent(small()), GREY.shape) is not None
 
 

@@ -64,19 +64,16 @@ def client_update(
     parameters, buffers = network.parts(update)
     if not parameters:
         raise DataError(f"{places.update}: holds no parameter of the network")
-    whole = buffers.keys() == network.buffers.keys()
-    if (manifest.buffers == "shared" and not whole) or (manifest.buffers == "private" and buffers):
-        raise DataError(
-            f"{places.manifest}: buffers={manifest.buffers}, and {places.update} holds "
-            f"{len(buffers)} of the network's {len(network.buffers)} buffers"
-        )
+    _check_buffers(manifest, buffers, network, payload, places)
     labels = None if manifest.labels is None else torch.tensor(manifest.labels)
     return ClientUpdate(
         kind="gradient" if manifest.kind == "gradient" else "delta",
         tensors=_moved(manifest, parameters, payload, places.update),
         num_examples=num_examples,
         local_training=manifest.local_training,
-        buffers=_buffers(buffers, payload, places.update) if manifest.buffers == "shared" else None,
+        buffers=_buffers(buffers, payload, places.update)
+        if manifest.batch_norm == "train_shared"
+        else None,
         labels=labels if truth is None else truth.labels,
     )
 
@@ -144,6 +141,39 @@ def _moved(
             tensor = tensor - payload.parameters[name]
         result[name] = as_float32(tensor, name, place)
     return result
+
+
+def _check_buffers(
+    manifest: Manifest,
+    buffers: Mapping[str, Tensor],
+    network: Network,
+    payload: ServerPayload,
+    places: Places,
+) -> None:
+    """Refuse an update whose buffers say that BatchNorm ran otherwise than the manifest says."""
+    stated = f"{places.manifest}: batch_norm={manifest.batch_norm}"
+    if manifest.batch_norm == "eval_public":
+        moved = [n for n, b in buffers.items() if not _is_as_sent(b, payload.buffers[n])]
+        if moved and manifest.defense is None:
+            raise DataError(
+                f"{stated}, and {places.update} holds another {moved[0]} than was sent: the client "
+                "ran BatchNorm in train mode (train_shared), or name what changed it in defense"
+            )
+        return
+    whole = buffers.keys() == network.buffers.keys()
+    if (manifest.batch_norm == "train_shared" and not whole) or (
+        manifest.batch_norm == "train_private" and buffers
+    ):
+        raise DataError(
+            f"{stated}, and {places.update} holds {len(buffers)} of the network's "
+            f"{len(network.buffers)} buffers: under train_shared all of them leave the client, and "
+            "under train_private none"
+        )
+
+
+def _is_as_sent(came: Tensor, sent: Tensor) -> bool:
+    """Tell whether a buffer came back as it was sent, in the precision in which it came."""
+    return torch.equal(came, sent.to(came.dtype))
 
 
 def _buffers(

@@ -9,28 +9,21 @@ from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
 import medpfl
+from medpfl.batch_norm import POLICIES, BatchNormPolicy
 from medpfl.captures.fields import Fields, is_text, is_whole, parsed
 from medpfl.captures.parts import MOST_IMAGES, SPEC, spec_in, training_in
+from medpfl.captures.versions import FORMAT, VERSION, by_todays_names
 from medpfl.errors import DataError
 from medpfl.training import Batches, LocalTraining
 from medpfl.types import DataSpec
 
 NAME = "capture.json"
-FORMAT = "medpfl-capture"
-VERSION = 1
 
 Kind = Literal["gradient", "delta", "weights"]
-Mode = Literal["train", "eval"]
-Buffers = Literal["private", "shared"]
 
 _KINDS = ("gradient", "delta", "weights")
 _MOST_ROUNDS = 10_000_000
 _ROLES = ("update", "model", "truth")
-_TOP = (
-    *("format", "version", "medpfl", "framework", "round", "client", "kind", "model", "mode"),
-    *("data", "local_training", "num_examples", "labels", "buffers", "defense", "truth_ids"),
-    *("tensors", "files"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +84,10 @@ class Manifest:
         spec: shape, classes and normalisation of the data.
         update_tensors: ``{name: (shape, dtype)}``.
         files: of `update`, `model` and, where the images are known, `truth`.
-        mode: in which the client ran the network.
+        batch_norm: how the client ran BatchNorm, and whether its statistics came with the update.
         local_training: how the update was computed, or None where unknown.
         num_examples: N, or None where unknown.
         labels: N labels, or None where unknown.
-        buffers: whether the client's buffers came back with its update.
         classes: K names, or None.
         defense: what was done to the update, or None where nothing was, or nobody knows.
         truth_ids: N names of the images, or None where the images are unknown.
@@ -110,11 +102,10 @@ class Manifest:
     spec: DataSpec
     update_tensors: Mapping[str, tuple[tuple[int, ...], str]]
     files: Mapping[str, FileReference]
-    mode: Mode = "train"
+    batch_norm: BatchNormPolicy = "train_private"
     local_training: LocalTraining | None = None
     num_examples: int | None = None
     labels: tuple[int, ...] | None = None
-    buffers: Buffers = "private"
     classes: tuple[str, ...] | None = None
     defense: Defense | None = None
     truth_ids: tuple[str, ...] | None = None
@@ -144,12 +135,11 @@ class Manifest:
             "client": self.client,
             "kind": self.kind,
             "model": self.model,
-            "mode": self.mode,
+            "batch_norm": self.batch_norm,
             "data": {**asdict(self.spec), "classes": self.classes},
             "local_training": None if training is None else asdict(training),
             "num_examples": self.num_examples,
             "labels": self.labels,
-            "buffers": self.buffers,
             "defense": None if self.defense is None else asdict(self.defense),
             "truth_ids": self.truth_ids,
             "tensors": self.update_tensors,
@@ -169,9 +159,7 @@ def parse_manifest(content: bytes, place: str) -> Manifest:
     Raises:
         DataError: it is of another format or version, or a value cannot be.
     """
-    top = parsed(content, place)
-    _check_version(top)
-    top.require(_TOP)
+    top = by_todays_names(parsed(content, place))
     spec, classes = _data(top.inner("data", (*SPEC, "classes")))
     files = _files(top)
     manifest = Manifest(
@@ -182,11 +170,10 @@ def parse_manifest(content: bytes, place: str) -> Manifest:
         spec=spec,
         update_tensors=_tensors(top),
         files=files,
-        mode=cast(Mode, top.choice("mode", ("train", "eval"))),
+        batch_norm=cast(BatchNormPolicy, top.choice("batch_norm", POLICIES)),
         local_training=top.maybe("local_training", lambda name: training_in(top.inner(name))),
         num_examples=top.maybe("num_examples", lambda name: top.whole(name, 1, MOST_IMAGES)),
         labels=top.maybe("labels", lambda name: top.wholes(name, 0, spec.num_classes - 1)),
-        buffers=cast(Buffers, top.choice("buffers", ("private", "shared"))),
         classes=classes,
         defense=top.maybe("defense", lambda name: _defense(top, name)),
         truth_ids=top.maybe("truth_ids", top.texts),
@@ -255,22 +242,6 @@ def _check_order(manifest: Manifest, order: Batches, count: int, place: str) -> 
             f"{training.epochs} times in {steps} steps of at most {size}: that is what epochs, "
             "batch_size and num_examples say. Correct these, or give null for the order"
         )
-
-
-def _check_version(top: Fields) -> None:
-    if top.values.get("format") != FORMAT:
-        raise DataError(
-            f'{top.place}: not a capture: "format" is not "{FORMAT}". Give a folder that '
-            "medpfl.captures.write_capture has written"
-        )
-    version = top.values.get("version")
-    if is_whole(version, VERSION + 1, 2**31):
-        raise DataError(
-            f"{top.place}: version {version} of the format, and this medpfl reads up to "
-            f"{VERSION}: install a newer medpfl"
-        )
-    if not is_whole(version, 1, VERSION):
-        raise top.wrong("version", str(VERSION))
 
 
 def _data(data: Fields) -> tuple[DataSpec, tuple[str, ...] | None]:

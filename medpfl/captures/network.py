@@ -142,7 +142,7 @@ def payload_of(
         model=network.model,
         parameters={n: p.detach() for n, p in network.model.named_parameters()},
         buffers={n: b.detach() for n, b in network.model.named_buffers()},
-        training=manifest.mode == "train",
+        batch_norm=manifest.batch_norm,
     )
 
 

@@ -156,7 +156,8 @@ class _Shared:
 
     def sent(self, capture: CaptureFolder) -> tuple[Network, ServerPayload]:
         manifest = capture.manifest
-        key = (manifest.files["model"].sha256, manifest.model, manifest.spec, manifest.mode)
+        stated = (manifest.model, manifest.spec, manifest.batch_norm)
+        key = (manifest.files["model"].sha256, *stated)
         if self._sent is None or self._of != (key, capture.trusted):
             content, place = capture._content("model")
             network = build_network(manifest, capture.place, capture.trusted, len(content))

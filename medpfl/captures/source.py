@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medpfl._paths import expanded, printable
+from medpfl.batch_norm import IN_WORDS
 from medpfl.captures.read import CapturedUpdate, CaptureFolder, load_captures, read_captures
 from medpfl.data.dataset import ImageSet, LoadedData
 from medpfl.errors import ConfigurationError, DataError
@@ -115,6 +116,9 @@ class FileCaptures:
         for training in trainings:
             told = "unknown" if training is None else training.describe()
             lines.append(f"local training: {told}")
+        if self._first.payload.buffers:
+            for policy in sorted({c.manifest.batch_norm for c in self.found}):
+                lines.append(f"BatchNorm: {IN_WORDS[policy]}")
         defenses = {c.manifest.defense for c in self.found}
         told = ", ".join(sorted("none known" if d is None else d.description for d in defenses))
         model = str(manifest.model["_target_"]).rpartition(".")[2]

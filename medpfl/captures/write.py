@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medpfl._atomic import make_private_folder, replacing, write_text
 from medpfl._paths import looking, printable
+from medpfl.batch_norm import BatchNormPolicy
 from medpfl.captures.contents import Places, client_update, truth_in
 from medpfl.captures.manifest import (
     NAME,
@@ -22,7 +23,6 @@ from medpfl.captures.manifest import (
     Framework,
     Kind,
     Manifest,
-    Mode,
     parse_manifest,
 )
 from medpfl.captures.network import Network, build_network, payload_of, targets_of
@@ -49,7 +49,8 @@ class CaptureWriter:
             own is named the same way; who reads the captures must be able to import it, and say
             that it is trusted. Its ``weights`` stay null: what the server sent is captured.
         spec: shape, classes and normalisation of the data.
-        mode: in which clients run the network while they train.
+        batch_norm: how clients run BatchNorm while they train, see `medpfl.batch_norm`; None is
+            ``train_shared`` where their buffers come back, and else ``train_private``.
         local_training: how an update is computed, or None where unknown.
         classes: K names, or None.
     """
@@ -57,7 +58,7 @@ class CaptureWriter:
     folder: str | Path
     model: Mapping[str, object]
     spec: DataSpec
-    mode: Mode = "train"
+    batch_norm: BatchNormPolicy | None = None
     local_training: LocalTraining | None = None
     classes: Sequence[str] | None = None
 
@@ -133,11 +134,10 @@ class CaptureWriter:
             spec=self.spec,
             update_tensors={n: (tuple(t.shape), dtype_name(t.dtype)) for n, t in came.items()},
             files=files,
-            mode=self.mode,
+            batch_norm=self._policy(came),
             local_training=local_training or self.local_training,
             num_examples=num_examples,
             labels=None if labels is None else tuple(labels),
-            buffers="shared" if self.network.parts(came)[1] else "private",
             classes=None if self.classes is None else tuple(self.classes),
             defense=defense,
             truth_ids=None if truth is None else truth.ids,
@@ -148,6 +148,11 @@ class CaptureWriter:
         with looking(place):
             _put(root, root / name, files, contents, text)
         return root / name
+
+    def _policy(self, came: Mapping[str, Tensor]) -> BatchNormPolicy:
+        if self.batch_norm is not None:
+            return self.batch_norm
+        return "train_shared" if self.network.parts(came)[1] else "train_private"
 
     def _check(
         self,
@@ -176,7 +181,7 @@ def write_capture(
     sent: Arrays,
     model: Mapping[str, object],
     spec: DataSpec,
-    mode: Mode = "train",
+    batch_norm: BatchNormPolicy | None = None,
     local_training: LocalTraining | None = None,
     num_examples: int | None = None,
     labels: Sequence[int] | None = None,
@@ -197,7 +202,7 @@ def write_capture(
         folder=folder,
         model=model,
         spec=spec,
-        mode=mode,
+        batch_norm=batch_norm,
         local_training=local_training,
         classes=classes,
     )

@@ -11,6 +11,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from medpfl._near import did_you_mean
 from medpfl.errors import ConfigurationError, MedpflError
+from medpfl.settings.renamed import now_called
 
 _LISTED = 40
 _HINT = ", set env var HYDRA_FULL_ERROR=1 to see chained exception."
@@ -51,6 +52,8 @@ def _unknown(fault: OmegaConfBaseException) -> str:
     """Say of a setting that nothing reads what is there instead."""
     key, parent = str(fault.key), fault.parent_node
     full = str(fault.full_key or key)
+    if now := now_called(full):
+        return now
     if not isinstance(parent, DictConfig) or not len(parent):
         above = full.rpartition(".")[0]
         if above.rpartition(".")[2] in _OF_NAMES:

@@ -22,13 +22,11 @@ class Client:
         spec: how pixels become the network's input.
         device: where the client computes.
         training: what it does with its images; an order of its own is not looked at.
-        shares_buffers: whether its buffers, such as BatchNorm's statistics, leave with the update.
     """
 
     spec: DataSpec
     device: torch.device
     training: LocalTraining = field(default_factory=LocalTraining)
-    shares_buffers: bool = False
 
     def update(
         self, truth: Truth, payload: ServerPayload, generator: torch.Generator | None = None
@@ -51,7 +49,7 @@ class Client:
             if generator is None
             else self.training.drawn(images, generator)
         )
-        forward, buffers = payload.forward(), {n: b.clone() for n, b in payload.buffers.items()}
+        forward, buffers = payload.forward(), _leaving(payload)
         with torch.no_grad():
             logits = forward(payload.parameters, inputs_norm)
         trained = UpdateMap.of(training).train(
@@ -59,7 +57,7 @@ class Client:
             payload.parameters,
             inputs_norm,
             functional.one_hot(labels, logits.shape[1]).to(logits),
-            before_step=_Statistics(payload, buffers) if payload.training and buffers else None,
+            before_step=_Statistics(payload, buffers) if buffers else None,
         )
         update = ClientUpdate(
             kind=training.kind,
@@ -68,11 +66,18 @@ class Client:
             else _difference(trained.parameters, payload.parameters),
             num_examples=images,
             local_training=training,
-            buffers=buffers if self.shares_buffers else None,
+            buffers=buffers,
             labels=truth.labels,
         )
         probability = logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
         return update, UpdateFacts(_norm(trained.moved), probability.cpu())
+
+
+def _leaving(payload: ServerPayload) -> dict[str, Tensor] | None:
+    """Copy the buffers that leave with the update, as they were sent; None where they stay."""
+    if payload.batch_norm != "train_shared":
+        return None
+    return {name: buffer.clone() for name, buffer in payload.buffers.items()}
 
 
 class _Statistics:

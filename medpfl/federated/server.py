@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol, get_args
+from typing import Annotated, Protocol, get_args
 
 import torch
 from torch import nn
 
+from medpfl.batch_norm import POLICIES, BatchNormPolicy
 from medpfl.errors import ConfigurationError
 from medpfl.federated.partition import Alpha, Clients, PartitionKind
 from medpfl.federated.pretrain import Pretraining, TrainingImages
@@ -35,10 +36,9 @@ class Federation:
     Args:
         pretrain: what the server did to the model before the first round.
         local: what clients do with their images.
-        mode: whether clients run the network in ``eval`` mode (BatchNorm uses the statistics that
-            the server sent) or in ``train`` mode (it uses those of the client's batch).
-        buffers: whether clients keep their BatchNorm statistics ``private``, or have them
-            ``shared`` with the update.
+        batch_norm: how clients run BatchNorm, and whether its statistics leave with the update;
+            ``eval_public``, ``train_private`` or ``train_shared``, see `medpfl.batch_norm`. It is
+            the mode of other layers that have one, too.
         new_model_per_victim: send each client a newly initialised network (the iDLG experiment).
         model_seed: seed of the initial weights.
         batch_size: images behind an attacked update; None: all that the client has, so that the
@@ -53,8 +53,7 @@ class Federation:
 
     pretrain: Pretraining
     local: LocalTraining = field(default_factory=LocalTraining)
-    mode: Literal["eval", "train"] = "eval"
-    buffers: Literal["private", "shared"] = "private"
+    batch_norm: BatchNormPolicy = "eval_public"
     new_model_per_victim: bool = False
     model_seed: Seed = 50
     batch_size: Annotated[int, Range(1, 100_000)] | None = 1
@@ -78,10 +77,10 @@ class Federation:
         if not isinstance(self.local, LocalTraining):
             raise wrong_value("federation.local", self.local, "local training (LocalTraining)")
         self._check_clients()
-        if self.mode not in ("eval", "train"):
-            raise ConfigurationError(f"federation.mode={self.mode}: choose eval or train")
-        if self.buffers not in ("private", "shared"):
-            raise ConfigurationError(f"federation.buffers={self.buffers}: choose private or shared")
+        if self.batch_norm not in POLICIES:
+            raise ConfigurationError(
+                f"federation.batch_norm={self.batch_norm}: choose {', '.join(POLICIES)}"
+            )
 
     def _check_clients(self) -> None:
         if not self.is_shared:
@@ -132,5 +131,5 @@ class Federation:
             model=model,
             parameters={n: p.detach() for n, p in model.named_parameters()},
             buffers={n: b.detach() for n, b in model.named_buffers()},
-            training=self.mode == "train",
+            batch_norm=self.batch_norm,
         )

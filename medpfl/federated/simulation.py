@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from medpfl.batch_norm import IN_WORDS
 from medpfl.data import LoadedData
 from medpfl.defenses import Defense
 from medpfl.errors import ConfigurationError
@@ -147,6 +148,8 @@ class Simulation:
             yield f"{len(sizes)} clients of {images} images, {split}; {f.rounds} rounds"
             rounds = ", ".join(str(r) for r in sorted({p.round for p in self.plan}))
             yield f"captured: {len(self.plan)} updates, after rounds {rounds}"
+            if f.batch_norm != "eval_public":
+                yield f"BatchNorm: {IN_WORDS[f.batch_norm]}"
         if f.local.kind == "delta":
             yield f.local.describe()
 
@@ -208,7 +211,6 @@ class Simulation:
             spec=self.data.spec,
             device=self.device,
             training=self.federation.local,
-            shares_buffers=self.federation.buffers == "shared",
         )
 
     @cached_property

@@ -25,8 +25,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from medpfl.batch_norm import BatchNormPolicy
 from medpfl.captures import CaptureWriter, Defense, Framework
-from medpfl.captures.manifest import Kind, Mode
+from medpfl.captures.manifest import Kind
 from medpfl.errors import DataError
 from medpfl.integrations.guard import beside_training
 from medpfl.training import LocalTraining
@@ -43,7 +44,7 @@ def capturing(
     spec: DataSpec,
     sends: Kind = "weights",
     rounds: Collection[int] | None = None,
-    mode: Mode = "train",
+    batch_norm: BatchNormPolicy | None = None,
     local_training: LocalTraining | None = None,
     classes: Sequence[str] | None = None,
     defense: Defense | None = None,
@@ -62,7 +63,7 @@ def capturing(
             ``gradient``.
         rounds: that are captured, by Flower's numbers, which begin at 1; None captures all. The
             captures' own numbers begin at 0.
-        mode: in which clients run the network while they train.
+        batch_norm: how clients run BatchNorm while they train, or None, see `CaptureWriter`.
         local_training: how clients train, or None where unknown.
         classes: their names, or None.
         defense: what clients do to their updates, or None.
@@ -74,7 +75,7 @@ def capturing(
         folder=folder,
         model=model,
         spec=spec,
-        mode=mode,
+        batch_norm=batch_norm,
         local_training=local_training,
         classes=classes,
     )
@@ -174,7 +175,7 @@ class CapturingMod:
         spec: as of `capturing`.
         sends: as of `capturing`.
         rounds: as of `capturing`.
-        mode: as of `capturing`.
+        batch_norm: as of `capturing`.
         local_training: as of `capturing`.
         classes: as of `capturing`.
         client: gives a client's number; by default its ``partition-id``, or else 0.
@@ -192,7 +193,7 @@ class CapturingMod:
         spec: DataSpec,
         sends: Kind = "weights",
         rounds: Collection[int] | None = None,
-        mode: Mode = "train",
+        batch_norm: BatchNormPolicy | None = None,
         local_training: LocalTraining | None = None,
         classes: Sequence[str] | None = None,
         client: Callable[[Context], int] | None = None,
@@ -202,7 +203,7 @@ class CapturingMod:
             folder=folder,
             model=model,
             spec=spec,
-            mode=mode,
+            batch_norm=batch_norm,
             local_training=local_training,
             classes=classes,
         )

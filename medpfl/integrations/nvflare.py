@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.dxo_filter import DXOFilter
@@ -22,6 +22,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.app_common.app_constant import AppConstants
 
+from medpfl.batch_norm import BatchNormPolicy
 from medpfl.captures import CaptureWriter, Defense, Framework
 from medpfl.captures.manifest import Kind
 from medpfl.captures.parts import data_spec, local_training_of
@@ -44,7 +45,7 @@ class CaptureFilter(DXOFilter):
         data: shape, num_classes, mean, std and greyscale of the clients' data; of mean and std,
             a value a channel.
         rounds: that are captured, from 0; None captures all.
-        mode: in which clients run the network while they train.
+        batch_norm: how clients run BatchNorm while they train, or None, see `CaptureWriter`.
         local_training: settings of `LocalTraining`, or None where unknown.
         num_examples: N of every client, or ``{site: N}``, or None where unknown: NVFlare's clients
             tell their steps, and not their images.
@@ -60,7 +61,7 @@ class CaptureFilter(DXOFilter):
         model: dict[str, Any],
         data: dict[str, Any],
         rounds: list[int] | None = None,
-        mode: Literal["train", "eval"] = "train",
+        batch_norm: BatchNormPolicy | None = None,
         local_training: dict[str, Any] | None = None,
         num_examples: int | dict[str, int] | None = None,
         defense: str | None = None,
@@ -68,7 +69,7 @@ class CaptureFilter(DXOFilter):
         kinds = list(_KINDS)
         super().__init__(supported_data_kinds=kinds, data_kinds_to_filter=kinds)
         self.folder, self.model, self.data, self.rounds = folder, model, data, rounds
-        self.mode, self.local_training = mode, local_training
+        self.batch_norm, self.local_training = batch_norm, local_training
         self.num_examples, self.defense = num_examples, defense
         self._sent: dict[tuple[str, str], _Sent] = {}
         self._numbers: dict[str, int] = {}
@@ -81,7 +82,7 @@ class CaptureFilter(DXOFilter):
             folder=self.folder,
             model=self.model,
             spec=data_spec(self.data, place),
-            mode=self.mode,
+            batch_norm=self.batch_norm,
             local_training=None if training is None else local_training_of(training, place),
         )
 

@@ -29,6 +29,7 @@ from medpfl.report._shape import (
     check_shape,
 )
 from medpfl.report.notes import Notes, notes_in, overrides_of_job, read_notes
+from medpfl.settings.renamed import translated
 
 COMPLETE, FAILED, MISSING, UNREADABLE = "complete", "failed", "missing", "unreadable"
 GROUPS = ("dataset", "model", "attack", "defense", "noise")
@@ -125,7 +126,7 @@ def job_folders(sweep_dir: Path) -> list[Path]:
 
 
 def read_record(folder: Path) -> Row:
-    """Read a run's ``run.json``.
+    """Read a run's ``run.json``, its settings by today's names.
 
     Raises:
         OSError: there is none, or it cannot be read.
@@ -139,6 +140,8 @@ def read_record(folder: Path) -> Row:
     check_shape(record, _SHAPE)
     if not isinstance(record, dict) or record.get("status") is None:
         raise ValueError("it has no status")
+    if record.get("config") is not None:
+        record["config"] = translated(record["config"])
     return record
 
 

@@ -17,6 +17,7 @@ from medpfl.errors import ConfigurationError
 from medpfl.report import _strict_json
 from medpfl.report.jobs import Row
 from medpfl.resume.settings import is_hydras, key_of, quoted
+from medpfl.settings.renamed import now_called, overrides_by_todays_names
 
 _NOT_SET = "(not set)"
 _SHOWN = 12
@@ -40,12 +41,14 @@ def refuse_changes(
     hydras = [override for override in asked if is_hydras(override)]
     if hydras:
         raise ConfigurationError(f"resume= goes on in the run's own folder: leave out {hydras[0]}")
-    told = [*(record.get("overrides") or ()), *asked]
+    recorded = record.get("config") or {}
+    told = [*overrides_by_todays_names(record.get("overrides") or (), recorded), *asked]
     try:
         composed = _compose(told, conf=conf, config_dir=config_dir, name=name)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(f"{' '.join(asked)}: {error}") from error
-    differences = dict(_differences(record.get("config") or {}, composed))
+        renamed = next(filter(None, map(now_called, map(key_of, asked))), None)
+        raise ConfigurationError(renamed or f"{' '.join(asked)}: {error}") from error
+    differences = dict(_differences(recorded, composed))
     if differences:
         # What was asked for by name comes first: choosing a group can change much.
         named = [key for key in map(key_of, asked) if key in differences]

@@ -24,6 +24,7 @@ from medpfl.resume.record import (
 )
 from medpfl.resume.request import Request
 from medpfl.resume.settings import is_hydras, key_of, quoted
+from medpfl.settings.renamed import now_called
 
 _OURS = ("hydra.mode", "hydra.run.dir", "hydra.sweep.dir")
 _TAKEN_OVER = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.", "hydra.verbose")
@@ -122,6 +123,10 @@ def _check_source(notes: Notes, conf: Path, config_dir: Path | None, folder: Pat
 def _harmless(told: Sequence[str], folder: Path) -> Iterator[str]:
     """Yield the settings of the sweep, less those of its folder."""
     for override in told:
+        if now := now_called(key_of(override)):
+            raise ConfigurationError(
+                f"{folder} was started with {override}: {now}. {_one_by_one(folder)}"
+            )
         if not is_hydras(override):
             yield override
         elif key_of(override) not in _OURS:

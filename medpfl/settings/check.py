@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from medpfl.errors import ConfigurationError
 from medpfl.settings.hints import check_value, hints_of, wrong_value
+from medpfl.settings.renamed import now_called
 
 # Keys that Hydra reads; these two would hand a part settings in place of other parts.
 _REFUSED = ("_recursive_", "_convert_")
@@ -105,6 +106,8 @@ def _check_names(
     unknown = sorted(set(given) - set(parameters))
     if unknown and not any_name:
         key = node._get_full_key(unknown[0])
+        if now := now_called(key):
+            raise ConfigurationError(now)
         choices = ", ".join(n for n in parameters) or "nothing: it takes no settings"
         raise ConfigurationError(f"{key}: no such setting; choose from {choices}")
     args = list(node.get("_args_", ()))
