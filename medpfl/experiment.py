@@ -171,7 +171,7 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
     """Try the attack and the network on updates as they are going to be captured."""
     federation, spec, factory = source.federation, source.data.spec, source.factory
     trial = _trial_network(factory, spec)
-    source.defense.check(trial)
+    source.defense.check(trial.train(federation.mode == "train"), spec)
     if federation.batch_size is not None:
         attack.check(trial, federation.batch_size)
     if isinstance(attack, Selective):

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medpfl.defenses.wire import Coding
 from medpfl.training import Gradient
-from medpfl.types import ClientUpdate, DefenseFacts, ServerPayload
+from medpfl.types import ClientUpdate, DataSpec, DefenseFacts, ServerPayload
 
 State = Mapping[str, Tensor]
 """What a part keeps on a client from round to round; nothing before the first."""
@@ -122,6 +122,11 @@ class Public(Protocol):
 class Checked(Protocol):
     """A part that not every network can have."""
 
-    def check(self, model: torch.nn.Module) -> None:
-        """Raise a `ConfigurationError` where the network is none that the part can defend."""
+    def check(self, model: nn.Module, spec: DataSpec) -> None:
+        """Raise a `ConfigurationError` where the network is none that the part can defend.
+
+        Args:
+            model: on the CPU, in the mode in which clients run it; not changed.
+            spec: the kind of data.
+        """
         ...

@@ -28,7 +28,7 @@ from medpfl.errors import ConfigurationError
 from medpfl.settings.build import require_kind
 from medpfl.settings.slots import lacking
 from medpfl.training import Gradient, mean_gradient
-from medpfl.types import ClientUpdate, DefenseFacts, Privacy, ServerPayload
+from medpfl.types import ClientUpdate, DataSpec, DefenseFacts, Privacy, ServerPayload
 
 ClientState = Mapping[str, State]
 """What the parts of a composition keep on one client, by the parts' names."""
@@ -119,11 +119,11 @@ class Defenses:
             for part in self.parts.values()
         )
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, spec: DataSpec) -> None:
         """Raise a `ConfigurationError` where a part cannot defend such a network."""
         for part in self.parts.values():
             if isinstance(part, Checked):
-                part.check(model)
+                part.check(model, spec)
 
     def gradient(self, payload: ServerPayload, generator: torch.Generator) -> Gradient:
         """Return what each step of a client's training follows; see `TrainingDefense.gradient`."""
