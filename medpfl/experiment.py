@@ -15,12 +15,12 @@ from medpfl import feasible
 from medpfl._near import did_you_mean
 from medpfl.attacks import Attack
 from medpfl.attacks.base import Particular, Selective
-from medpfl.batch_norm import BatchNormPolicy
+from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
 from medpfl.captures.source import FileCaptures, FileSource
 from medpfl.data import LoadedData
 from medpfl.data.dataset import DatasetSource
 from medpfl.data.preprocess import Preprocess
-from medpfl.defenses import Defense
+from medpfl.defenses.configured import defenses_at
 from medpfl.device import pick_device
 from medpfl.errors import FAULTS, ConfigurationError, MedpflError
 from medpfl.federated import Capturing, Federation, Simulated, Simulation
@@ -37,7 +37,7 @@ from medpfl.threat import CAPABILITIES, ThreatModel
 from medpfl.trial import try_network
 from medpfl.types import DataSpec
 
-# What stands in each group, and what it must offer. `noise` is a part of the defense.
+# What stands in each group, and what it must offer. Of `defense` and its `noise` there may be many.
 _SLOTS: Mapping[str, Any] = {
     "dataset": DatasetSource,
     "preprocess": Preprocess,
@@ -45,12 +45,11 @@ _SLOTS: Mapping[str, Any] = {
     "federation": Federation,
     "capture": Capturing,
     "threat": ThreatModel,
-    "defense": Defense,
     "metrics": Scorer,
     "attack": Attack,
 }
 _PLAIN: Mapping[str, Any] = {"n_images": int | None, "seed": Seed, "profile": bool}
-_KEYS = (*_SLOTS, "source", "noise", *_PLAIN, "device")
+_KEYS = (*_SLOTS, "source", "defense", "noise", *_PLAIN, "device")
 # What conf/paper adds: rows of tables, read from the record, and how many images they take.
 _PAPER_KEYS = {"paper", "budget"}
 _REFERENCE = re.compile(r"\$\{(\w+)")
@@ -133,7 +132,7 @@ def _simulated(
     config: DictConfig, threat: ThreatModel, attack: Attack, device: torch.device
 ) -> tuple[LoadedData, CaptureSource]:
     """Build the federation that a configuration describes, and try the attack on it."""
-    defense = _part(config, "defense")
+    defense = defenses_at(config)
     federation, factory = _part(config, "federation"), _part(config, "model")
     # Records of runs from before there were rounds have no such group.
     capturing = _part(config, "capture") if "capture" in config else Capturing()
@@ -175,6 +174,7 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
     federation, spec, factory = source.federation, source.data.spec, source.factory
     _check_statistics(attack, federation.batch_norm)
     trial = _trial_network(factory, spec)
+    source.defense.check(trial.train(runs_in_train_mode(federation.batch_norm)), spec)
     if federation.batch_size is not None:
         attack.check(trial, federation.batch_size)
     if isinstance(attack, Selective):

@@ -99,6 +99,7 @@ def attack(experiment: Experiment, record: RunRecord) -> None:
     e, source = experiment, experiment.source
     announce(make_plan(e, record.folder, duration=longest_time(e)))
     record.plan(source.plan)
+    record.described = source.describe()
     on_record = finished(source, record.victims())
     mean_image = e.data.mean_image()
     record.grading = grading = grading_of(e)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from medpfl.types import Capture, ServerPayload, Truth
+from medpfl.types import Capture, Privacy, ServerPayload, Truth
 
 if TYPE_CHECKING:  # the federation imports this file
     from medpfl.federated.diary import Diary
@@ -42,15 +42,17 @@ class Described:
 
     Args:
         model: name of the network.
-        defense: what clients do to their updates.
+        defense: what clients do to their updates, a line a part.
         noise: that they add, or None without.
         federation: who trains with whom, in lines; none where every client sends one gradient.
+        privacy: what the defense guarantees, or None without one, or where nobody knows.
     """
 
     model: str
     defense: str
     noise: str | None
     federation: tuple[str, ...]
+    privacy: Privacy | None = None
 
 
 class CaptureSource(Protocol):

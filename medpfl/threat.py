@@ -8,7 +8,7 @@ from typing import Literal
 
 from medpfl.errors import ConfigurationError, MedpflError, ThreatModelError
 from medpfl.training import LocalTraining
-from medpfl.types import ClientUpdate, DataSpec, Observation, ServerPayload
+from medpfl.types import ClientUpdate, DataSpec, DefenseFacts, Observation, ServerPayload
 
 CAPABILITIES = {
     "num_examples": "how many images are behind the update",
@@ -16,6 +16,7 @@ CAPABILITIES = {
     "local_training": "how the client computed its update",
     "local_order": "in which order the client took its images",
     "buffers": "the BatchNorm statistics that leave with the update",
+    "defense": "the parameters of the client's defense",
 }
 
 _OF_TRAINING: Mapping[str, tuple[str, ...]] = {
@@ -95,6 +96,7 @@ class ThreatModel:
         update: ClientUpdate,
         spec: DataSpec,
         parameters: Collection[str] | None = None,
+        defense: Sequence[DefenseFacts] | None = (),
     ) -> Observation:
         """Return what the attacker sees of an update: the granted part, nothing more.
 
@@ -104,6 +106,7 @@ class ThreatModel:
             update: what came back.
             spec: the kind of data.
             parameters: names of those whose update was captured; None for all.
+            defense: what there is to know of the client's defense; None where nobody knows.
 
         Raises:
             MedpflError: the update is not one of the network that was sent.
@@ -123,6 +126,7 @@ class ThreatModel:
             labels=update.labels if "labels" in self.granted else None,
             local_training=self.known_training(update.local_training),
             buffers=update.buffers if "buffers" in self.granted else None,
+            defense=tuple(defense) if defense is not None and "defense" in self.granted else None,
         )
 
     def known_training(self, training: LocalTraining | None) -> LocalTraining | None:

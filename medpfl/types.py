@@ -152,6 +152,32 @@ class ClientUpdate:
     labels: Tensor | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class DefenseFacts:
+    """What an attacker may know of one part of a defense: its parameters, and nothing it drew.
+
+    Parts with parameters add them as fields: numbers, texts and booleans.
+
+    Args:
+        name: the part's.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """What a defense guarantees of a single image, as a theorem.
+
+    Args:
+        epsilon: of differential privacy; infinite where nothing is guaranteed.
+        reason: why, in words, without a full stop.
+    """
+
+    epsilon: float
+    reason: str
+
+
 @dataclass(frozen=True)
 class Observation:
     """Everything the attacker has; made by ``ThreatModel.observe`` alone.
@@ -170,6 +196,8 @@ class Observation:
         buffers: the client's buffers after training, or None where withheld or not sent.
         weights_rounding: of tensors that are differences of float32 weights, by how much the
             rounding of these weights moves an entry, relative to its weight; 0 where they are not.
+        defense: the parameters of the client's defense, part by part in their order; none of them
+            where it has no defense. None where withheld, or where nobody knows.
     """
 
     capture_id: str
@@ -182,6 +210,11 @@ class Observation:
     local_training: LocalTraining | None
     buffers: Mapping[str, Tensor] | None = None
     weights_rounding: float = 0.0
+    defense: tuple[DefenseFacts, ...] | None = None
+
+
+DEFENSE_COLUMNS = ("sent_norm", "share_sent", "bytes_sent", "clip_factor", "residual_norm")
+"""Columns of ``metrics.csv`` that a table has where a defense defines them; see `UpdateFacts`."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +230,16 @@ class UpdateFacts:
             image's true class; NaN where nobody knows the images.
         noise_scale: scale of the noise that a defense added, or None.
         snr_db: update against noise, or None without noise.
+        defense: what else a defense did, by `DEFENSE_COLUMNS`; none of them without a defense.
+            ``sent_norm``: Euclidean norm of what is sent, in its own unit; ``share_sent``: of the
+            entries; ``bytes_sent``; ``clip_factor`` and ``residual_norm`` as a part reports them.
     """
 
     gradient_norm: float
     true_probability: Tensor
     noise_scale: float | None = None
     snr_db: float | None = None
+    defense: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -289,8 +326,8 @@ class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
     Columns that came later have a default, NaN, None or no text: not computed, so that older
-    records can be read. `measures`, the last, holds what ``metrics.measures`` asks for, each value
-    by its own column.
+    records can be read. `measures` holds what ``metrics.measures`` asks for and `defense` what a
+    defense did (`DEFENSE_COLUMNS`), each value by its own column, where there are any.
 
     Of an image whose truth nobody knows, everything that needs the truth is NaN, None or no text.
     Its `success` is False here, as it counts for nothing, and empty in the record: ask `judged`.
@@ -334,11 +371,12 @@ class ImageScore:
     agreement: float = math.nan
     grain: float = math.nan
     measures: Mapping[str, float] = field(default_factory=dict)
+    defense: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def fixed_columns(cls) -> tuple[str, ...]:
         """Return the columns that every table has, in order."""
-        return tuple(one.name for one in fields(cls) if one.name != "measures")
+        return tuple(f.name for f in fields(cls) if f.name not in ("measures", "defense"))
 
     @property
     def judged(self) -> bool:
@@ -346,7 +384,7 @@ class ImageScore:
         return not math.isnan(self.ssim)
 
     def row(self) -> dict[str, object]:
-        """Return `{column: value}` as it is written, the columns of the measures last."""
+        """Return `{column: value}` as it is written, those of a defense and of measures last."""
         fixed = {name: getattr(self, name) for name in self.fixed_columns()}
         known = {} if self.judged else {"success": None}
-        return {**fixed, **known, **self.measures}
+        return {**fixed, **known, **self.defense, **self.measures}

@@ -104,10 +104,10 @@ def _log_updates(log: Path) -> None:
     """Append a line for every update that a client computes."""
     update = Client.update
 
-    def logged(self: Client, victim: Any, payload: Any, order: Any) -> Any:
+    def logged(self: Client, victim: Any, *arguments: Any) -> Any:
         with log.open("a") as file:
             file.write(f"{victim.ids[0]}\n")
-        return update(self, victim, payload, order)
+        return update(self, victim, *arguments)
 
     Client.update = logged  # type: ignore[method-assign]
 

@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from medpfl.defenses.configured import defenses_at
 from medpfl.errors import ConfigurationError
 from medpfl.settings.build import instantiate
 
@@ -70,7 +71,9 @@ def test_the_groups_that_others_script_against_are_there():
         assert {(group, name) for name in names} <= options
     for name in ("none", "laplace", "gaussian", "medpfl_level"):
         assert ("noise", name) in options
-    assert {("defense", "none"), ("defense", "perturbation")} <= options
+    for name in ("none", "perturbation", "clipping", "topk", "randomk", "quantise", "sign"):
+        assert ("defense", name) in options
+    assert {("defense", "soteria"), ("defense", "pruning")} <= options
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -129,8 +132,9 @@ def test_gradinv_is_not_bound_to_its_papers_network(model):
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attack_by_noise(attack, noise):
     composed = config(f"attack={attack}", "defense=perturbation", f"noise={noise}")
-    assert composed.defense.noise == composed.noise
-    assert instantiate(composed.defense).noise == instantiate(composed.noise)
+    assert composed.defense.perturbation.noise == composed.noise
+    (part,) = defenses_at(composed).parts.values()
+    assert part.noise == instantiate(composed.noise)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

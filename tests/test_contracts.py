@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cache
 
 import pytest
@@ -16,13 +17,16 @@ from torch import Tensor, nn
 from medpfl.attacks import Attack
 from medpfl.attacks.base import Selective
 from medpfl.batch_norm import BatchNormPolicy
-from medpfl.defenses import Defense
+from medpfl.defenses import Defenses
+from medpfl.defenses.configured import defenses_at
 from medpfl.errors import ConfigurationError
 from medpfl.federated import Client
+from medpfl.federated.sending import Sender
 from medpfl.settings.build import instantiate
 from medpfl.threat import ThreatModel
 from medpfl.training import LocalTraining
 from medpfl.types import (
+    DEFENSE_COLUMNS,
     ClientUpdate,
     DataSpec,
     Observation,
@@ -284,8 +288,8 @@ def composed() -> list[tuple[str, str]]:
     return pairs
 
 
-def defense_of(name: str, noise: str) -> Defense:
-    return instantiate(config(f"defense={name}", f"noise={noise}").defense)
+def defense_of(name: str, noise: str) -> Defenses:
+    return defenses_at(config(f"defense={name}", f"noise={noise}"))
 
 
 PAIRS = composed()
@@ -314,20 +318,69 @@ def test_every_defense_and_every_noise_is_in_the_table():
     assert {noise for _, noise in PAIRS} == set(NOISES)
 
 
+def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return list(one) == list(other) and all(torch.equal(t, other[n]) for n, t in one.items())
+
+
+def check_form_of(sent: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    assert list(sent) == list(like)
+    for n, tensor in sent.items():
+        assert (tensor.shape, tensor.dtype) == (like[n].shape, like[n].dtype)
+        assert bool(tensor.isfinite().all())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("name", "noise"), PAIRS)
 def test_a_defended_update_is_still_one_of_the_network(name, noise, kind):
     defense, update = defense_of(name, noise), KINDS[kind]()
     before = {n: t.clone() for n, t in update.tensors.items()}
-    defended, report = defense.on_update(update, seeded(3))
-    again, same_report = defense.on_update(update, seeded(3))
-    assert list(update.tensors) == list(before)
-    assert all(torch.equal(t, update.tensors[n]) for n, t in before.items())
-    assert list(defended.tensors) == list(before)
-    for n, tensor in defended.tensors.items():
-        assert (tensor.shape, tensor.dtype) == (before[n].shape, before[n].dtype)
-        assert bool(tensor.isfinite().all())
-        assert torch.equal(tensor, again.tensors[n])
-    assert report == same_report
-    assert replace(defended, tensors={}) == replace(update, tensors={})
-    assert (defense.describe() is None) == (noise == "none")
+    first = defense.on_update(update, {}, seeded(3))
+    again = defense.on_update(update, {}, seeded(3))
+    assert same_tensors(update.tensors, before)
+    check_form_of(first.update.tensors, before)
+    assert same_tensors(first.update.tensors, again.update.tensors)
+    assert replace(first, update=update, state={}) == replace(again, update=update, state={})
+    assert replace(first.update, tensors={}) == replace(update, tensors={})
+    assert first.facts.keys() <= set(DEFENSE_COLUMNS)
+    assert (defense.noise is None) == (noise == "none")
+    assert all(line.startswith(name) for line in defense.describe())
+
+
+@pytest.mark.parametrize(("name", "noise"), PAIRS)
+def test_what_a_defense_keeps_is_one_clients_and_left_as_it_was(name, noise):
+    defense, update = defense_of(name, noise), an_update("gradient")
+    kept = defense.on_update(update, {}, seeded(3)).state
+    before = copy.deepcopy(kept)
+    later = defense.on_update(update, kept, seeded(4))
+    check_form_of(later.update.tensors, update.tensors)
+    assert kept.keys() == before.keys() == later.state.keys()
+    for part, tensors in kept.items():
+        assert same_tensors(tensors, before[part])
+        assert all(bool(t.isfinite().all()) for t in later.state[part].values())
+
+
+@pytest.mark.parametrize(("name", "noise"), PAIRS)
+def test_what_an_attacker_may_know_is_plain_and_nothing_drawn(name, noise):
+    facts = defense_of(name, noise).facts()
+    assert facts == defense_of(name, noise).facts()
+    assert [fact.name for fact in facts] == ([] if name == "none" else [name])
+    for fact in facts:
+        plain = asdict(fact)
+        assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+        assert all(isinstance(v, str | int | float | None) for v in plain.values())
+
+
+@pytest.mark.parametrize("training", [LocalTraining(), *TRAININGS])
+@pytest.mark.parametrize(("name", "noise"), PAIRS)
+def test_a_defended_client_sends_an_update_of_its_network(name, noise, training):
+    model, truth = payload("dlg_cnn"), victim_of(SPEC, [0, 2])
+    defense = defense_of(name, noise)
+    defense.check(model.model, SPEC)
+    client = Client(spec=SPEC, device=CPU, training=training)
+    one, other = (
+        Sender(client=client, defense=defense, seed=seed).send("a", truth, model, {})
+        for seed in (0, 0)
+    )
+    assert same_tensors(one.update.tensors, other.update.tensors)
+    check_form_of(one.update.tensors, model.parameters)
+    assert one.update.kind == training.kind

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medpfl.cli import conf_dir
 from medpfl.defenses import MedPFLLevel
+from medpfl.defenses.configured import defenses_at
 from medpfl.metrics.protocols import ALL_PROTOCOLS
 from medpfl.paper.product import expected_duration, shortened
 from medpfl.paper.reported import ROWS
@@ -68,12 +69,12 @@ def test_every_row_builds_its_parts(row: str) -> None:
 @pytest.mark.parametrize("noise", NOISES)
 def test_every_noise_is_what_its_name_says(noise: str) -> None:
     config = composed("table3", f"paper/noise={noise}")
-    defense = instantiate(config.defense)
+    defense = defenses_at(config)
     if noise == "none":
         assert defense.name == "none"
         return
     reading, level = noise.split("_")
-    assert defense.noise == MedPFLLevel(level=int(level), reading=reading)
+    assert defense.parts["perturbation"].noise == MedPFLLevel(level=int(level), reading=reading)
 
 
 def test_the_tables_have_the_published_settings() -> None:

@@ -132,7 +132,12 @@ OPTIONS = {
         name: ("defense=perturbation", f"noise={name}")
         for name in ("laplace", "gaussian", "medpfl_level")
     },
-    "defense": {"perturbation": ("defense=perturbation", "noise=laplace")},
+    "defense": {
+        "perturbation": ("defense=perturbation", "noise=laplace"),
+        "clipped noise": ("defense=[clipping,perturbation]", "noise=gaussian"),
+        "masked first": ("defense=[soteria,pruning,masking]",),
+        **{name: (f"defense={name}",) for name in ("topk", "randomk", "quantise", "sign")},
+    },
     "metrics": {
         "ssim": ("metrics=ssim",),
         "measures": (

@@ -163,6 +163,7 @@ class FileCaptures:
             update=update,
             spec=captured.spec,
             parameters=tuple(update.tensors),
+            defense=None,
         )
         return Capture(
             observation, captured.truth, _facts(captured), captured.round, captured.client

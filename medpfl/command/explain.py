@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from medpfl._conf import conf_dir
 from medpfl._near import did_you_mean
+from medpfl.command.overrides import options_of
 from medpfl.errors import ConfigurationError, MedpflError
 from medpfl.settings.renamed import now_called
 
@@ -59,6 +62,11 @@ def _unknown(fault: OmegaConfBaseException) -> str:
         if above.rpartition(".")[2] in _OF_NAMES:
             return f"{full}: {above} is empty. To add to it, put a + in front: +{full}..."
         return f"{full}: {above} is a single value, there is no setting below it"
+    if full == f"defense.{key}" and key in options_of([Path(conf_dir())])["defense"]:
+        return (
+            f"{full}: {key} is not chosen. Choose it with defense={key}, or in a list: "
+            f"defense=[{key},...]"
+        )
     names = [str(name) for name in parent if not (str(name) == "hydra" or str(name)[:1] == "_")]
     hint = did_you_mean(key, names, below=full.removesuffix(key))
     return f"{full}: no such setting{hint} Choose from {', '.join(names[:_LISTED])}"

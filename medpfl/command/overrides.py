@@ -16,6 +16,9 @@ from medpfl.errors import ConfigurationError
 
 Groups = Mapping[str, frozenset[str]]
 
+# Groups of which several options may be chosen, in a list: they act one after another.
+_LISTED = ("defense",)
+
 
 def check_overrides(settings: Sequence[str], folders: Sequence[Path]) -> None:
     """Refuse settings that cannot be read, and choices that a group does not have.
@@ -72,7 +75,7 @@ def _check_choice(override: Override, options: frozenset[str], required: bool) -
         return
     if required and (override.is_add() or override.is_force_add()) and override.package is None:
         raise ConfigurationError(f"{typed}: {group} is chosen without a + in front: {group}=OPTION")
-    for choice in _choices(override):
+    for choice in _choices(override, typed, listed):
         if not isinstance(choice, str) and str(choice) not in options:
             raise ConfigurationError(f"{typed}: {listed}")
         if required and str(choice) not in options:
@@ -80,12 +83,28 @@ def _check_choice(override: Override, options: frozenset[str], required: bool) -
             raise ConfigurationError(f"{typed}: no such option{near} C{listed[1:]}")
 
 
-def _choices(override: Override) -> Iterator[object]:
-    """Yield each value that a setting takes, of a sweep every one; none for a pattern."""
+def _choices(override: Override, typed: str | None, listed: str) -> Iterator[object]:
+    """Yield each option that a setting names, of lists and sweeps every one; none for a pattern."""
+    if override.is_sweep_override() and isinstance(override.value(), Glob):
+        return
+    for value in _values(override):
+        if override.key_or_group not in _LISTED or not isinstance(value, list):
+            yield value
+        elif not value:
+            raise ConfigurationError(f"{typed}: the list is empty: {listed}")
+        elif len(set(map(str, value))) < len(value):
+            raise ConfigurationError(f"{typed}: name each once")
+        else:
+            yield from value
+
+
+def _values(override: Override) -> Iterator[object]:
     if not override.is_sweep_override():
         yield override.value()
-    elif not isinstance(override.value(), Glob):
-        yield from override.sweep_string_iterator()
+        return
+    for text in override.sweep_string_iterator():
+        # Hydra gives the values of a sweep as text; a list is read as it is in a single job.
+        yield _parsed(f"value={text}").value() if str(text).startswith("[") else text
 
 
 def _search_path(overrides: Sequence[Override]) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from medpfl._parts import defense_names, defense_parts
 from medpfl.compare.settings import flat
 from medpfl.errors import DataError
 from medpfl.report._shape import at
@@ -81,7 +82,7 @@ def read_run(folder: Path) -> Run:
         preprocess=config.get("preprocess"),
         status=status,
         scores=table,
-        settings=flat(config),
+        settings=_settings(config),
         network=_network(config.get("model")) or "unknown network",
         measures=tuple(name for name in _own_measures(config) if name in table),
     )
@@ -162,9 +163,17 @@ def _named(config: dict[str, Any], part: str, folder: Path) -> str:
     return name
 
 
+def _settings(config: dict[str, Any]) -> dict[str, object]:
+    """Return the configuration, flat, with the order of the defenses as a setting."""
+    parts = defense_parts(config.get("defense"))
+    if not parts:
+        return flat(config)
+    return {"defense": ", ".join(parts), **flat({**config, "defense": parts})}
+
+
 def _defended(config: dict[str, Any]) -> str:
-    name = _last_name(config.get("defense"))
-    return "" if name in ("", "NoDefense") else f", defended ({name})"
+    names = [name for name in defense_names(config.get("defense")) if name != "none"]
+    return f", defended ({', '.join(names)})" if names else ""
 
 
 def _network(part: object) -> str:

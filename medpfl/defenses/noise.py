@@ -55,6 +55,13 @@ class NoNoise:
         return torch.zeros_like(tensor)
 
 
+def law_of(noise: Noise) -> str:
+    """Return the name of the density that noise is drawn from; of one's own law, its class."""
+    if isinstance(noise, Gaussian):
+        return "gaussian"
+    return "laplace" if isinstance(noise, Laplace | MedPFLLevel) else type(noise).__name__
+
+
 @checked("noise")
 @dataclass(frozen=True, kw_only=True)
 class Laplace:

@@ -35,11 +35,11 @@ class NoDefense:
             )
 
     def describe(self) -> str | None:
-        """See `Defense.describe`."""
+        """See `Part.describe`."""
         return None
 
     def on_update(
         self, update: ClientUpdate, generator: torch.Generator
     ) -> tuple[ClientUpdate, DefenseReport]:
         """Return the update itself and an empty report."""
-        return update, DefenseReport(noise_scale=None, snr_db=None)
+        return update, DefenseReport()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from medpfl.training import LocalTraining, Parameters, UpdateMap
+from medpfl.training import Gradient, LocalTraining, Parameters, UpdateMap, mean_gradient
 from medpfl.types import ClientUpdate, DataSpec, ServerPayload, Truth, UpdateFacts
 
 
@@ -29,7 +29,11 @@ class Client:
     training: LocalTraining = field(default_factory=LocalTraining)
 
     def update(
-        self, truth: Truth, payload: ServerPayload, generator: torch.Generator | None = None
+        self,
+        truth: Truth,
+        payload: ServerPayload,
+        generator: torch.Generator | None = None,
+        gradient: Gradient = mean_gradient,
     ) -> tuple[ClientUpdate, UpdateFacts]:
         """Compute what the client sends.
 
@@ -37,6 +41,7 @@ class Client:
             truth: the client's own images.
             payload: the global model as received; left unchanged, its buffers too.
             generator: draws the order of the images in every epoch; None visits them in turn.
+            gradient: what each step follows.
 
         Returns:
             The update, tensors on the client's device, and the facts about it.
@@ -57,6 +62,7 @@ class Client:
             payload.parameters,
             inputs_norm,
             functional.one_hot(labels, logits.shape[1]).to(logits),
+            gradient=gradient,
             before_step=_Statistics(payload, buffers) if buffers else None,
         )
         update = ClientUpdate(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
+from medpfl.defenses import ClientState
 from medpfl.federated.evaluate import Utility
 from medpfl.types import ServerPayload
 
@@ -20,11 +21,13 @@ class GlobalModel:
         round: how many.
         parameters: `{name: P_i}`.
         buffers: `{name: shape}`.
+        states: what the defenses of each client keep by then, by its number.
     """
 
     round: int
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
+    states: Mapping[int, ClientState] = field(default_factory=dict)
 
 
 class Diary(Protocol):
@@ -34,8 +37,14 @@ class Diary(Protocol):
         """Take note that a round of training begins."""
         ...
 
-    def ended(self, round_: int, payload: ServerPayload, utility: Utility | None) -> None:
-        """Take note of the global model after a round, and of what it achieves."""
+    def ended(
+        self,
+        round_: int,
+        payload: ServerPayload,
+        utility: Utility | None,
+        states: Mapping[int, ClientState],
+    ) -> None:
+        """Take note of the global model after a round, what it achieves, and what clients keep."""
         ...
 
     def latest(self, at_most: int) -> GlobalModel | None:

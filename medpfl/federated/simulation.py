@@ -10,16 +10,16 @@ import torch
 
 from medpfl.batch_norm import IN_WORDS
 from medpfl.data import LoadedData
-from medpfl.defenses import Defense
+from medpfl.defenses import Defenses
 from medpfl.errors import ConfigurationError
 from medpfl.federated.capturing import Capturing, each_its_own, probes, whole
 from medpfl.federated.client import Client
 from medpfl.federated.diary import Diary
 from medpfl.federated.evaluate import Utility, evaluate
 from medpfl.federated.partition import partition
+from medpfl.federated.sending import Sender
 from medpfl.federated.server import Federation, ModelFactory
-from medpfl.federated.training import Rounds
-from medpfl.seeding import generator
+from medpfl.federated.training import ClientStates, Rounds
 from medpfl.source import Described, Planned
 from medpfl.threat import ThreatModel
 from medpfl.types import Capture, ServerPayload, Truth
@@ -42,7 +42,7 @@ class Simulation:
         federation: who trains with whom.
         capturing: which updates are captured.
         threat: what of an update is seen.
-        defense: what a client does to its update.
+        defense: what a client does against reconstruction.
         n_images: to attack, over all captures; None for what the dataset selects.
         seed: the run's.
         device: where the clients compute.
@@ -53,7 +53,7 @@ class Simulation:
     federation: Federation
     capturing: Capturing
     threat: ThreatModel
-    defense: Defense
+    defense: Defenses
     n_images: int | None
     seed: int
     device: torch.device
@@ -93,12 +93,13 @@ class Simulation:
         left = [planned for planned in self.plan if planned.capture_id not in leave_out]
         if not self.federation.is_shared:
             for planned in left:
-                yield self._capture(planned, self._payload(planned.capture_id))
+                yield self._capture(planned, self._payload(planned.capture_id), {})
             return
-        for round_, payload in self._models(left, diary):
+        states: ClientStates = {}
+        for round_, payload in self._models(left, diary, states):
             for planned in left:
                 if planned.round == round_:
-                    yield self._capture(planned, payload)
+                    yield self._capture(planned, payload, states)
 
     def truth(self, planned: Planned) -> Truth:
         """See `CaptureSource.truth`."""
@@ -112,7 +113,7 @@ class Simulation:
 
     def sample(self) -> Capture:
         """See `CaptureSource.sample`."""
-        return self._capture(self.plan[0], self.example())
+        return self._capture(self.plan[0], self.example(), {})
 
     def example(self) -> ServerPayload:
         """See `CaptureSource.example`."""
@@ -133,9 +134,10 @@ class Simulation:
         """See `CaptureSource.describe`."""
         return Described(
             model=getattr(self.factory, "label", type(self.factory).__name__),
-            defense=self.defense.name,
-            noise=self.defense.describe(),
+            defense="\n".join(self.defense.describe()),
+            noise=self.defense.noise,
             federation=tuple(self._in_words()),
+            privacy=None if self.defense.is_none else self.defense.privacy,
         )
 
     def _in_words(self) -> Iterator[str]:
@@ -154,14 +156,22 @@ class Simulation:
             yield f.local.describe()
 
     def _models(
-        self, left: list[Planned], diary: Diary | None
+        self, left: list[Planned], diary: Diary | None, states: ClientStates | None = None
     ) -> Iterator[tuple[int, ServerPayload]]:
-        """Yield the global model of every round, from where a diary lets it go on."""
+        """Yield the global model of every round, from where a diary lets it go on.
+
+        Args:
+            left: what is to be captured.
+            diary: where rounds are noted.
+            states: filled with what clients keep, as it is whenever a model is yielded.
+        """
+        states = {} if states is None else states
         rounds, payload, first = self._rounds, self.example(), 0
         if diary is not None:
             known = diary.latest(min((p.round for p in left), default=rounds.count))
             if known is not None:
                 first = known.round
+                states.update(known.states)
                 payload = replace(
                     payload,
                     # In the network's order, which attacks rely on, whatever a file's is.
@@ -169,9 +179,9 @@ class Simulation:
                     buffers={n: known.buffers[n] for n in payload.buffers},
                 )
         told = None if diary is None else lambda number: diary.begins(number, rounds.count)
-        for round_, model in rounds.models(payload, first, told):
+        for round_, model in rounds.models(payload, states, first, told):
             if diary is not None:
-                diary.ended(round_, model, self._utility(model))
+                diary.ended(round_, model, self._utility(model), states)
             yield round_, model
 
     def _utility(self, payload: ServerPayload) -> Utility | None:
@@ -186,19 +196,23 @@ class Simulation:
             device=self.device,
         )
 
-    def _capture(self, planned: Planned, payload: ServerPayload) -> Capture:
+    def _capture(self, planned: Planned, payload: ServerPayload, states: ClientStates) -> Capture:
+        """Capture what the client sends, or of a probe would send, with what it keeps by then.
+
+        What a defense keeps belongs to the client, not to the images of one update: a probe adds
+        what the client has kept of the rounds before, and leaves it as it is.
+        """
         truth, name = self.truth(planned), planned.capture_id
-        update, facts = self._client.update(truth, payload, generator(self.seed, "order", name))
-        update, report = self.defense.on_update(update, generator(self.seed, "defense", name))
+        sent = self._sender.send(name, truth, payload, states.get(planned.client, {}))
         observation = self.threat.observe(
             capture_id=name,
             payload=payload,
-            update=update,
+            update=sent.update,
             spec=self.data.spec,
             parameters=self.capturing.names_of(list(payload.parameters)),
+            defense=self.defense.facts(),
         )
-        facts = replace(facts, noise_scale=report.noise_scale, snr_db=report.snr_db)
-        return Capture(observation, truth, facts, planned.round, planned.client)
+        return Capture(observation, truth, sent.facts, planned.round, planned.client)
 
     @cached_property
     def _payload(self) -> Callable[[str], ServerPayload]:
@@ -206,24 +220,23 @@ class Simulation:
         return self.federation.payloads(self.factory, spec, train, self.device)
 
     @cached_property
-    def _client(self) -> Client:
-        return Client(
+    def _sender(self) -> Sender:
+        client = Client(
             spec=self.data.spec,
             device=self.device,
             training=self.federation.local,
         )
+        return Sender(client=client, defense=self.defense, seed=self.seed)
 
     @cached_property
     def _rounds(self) -> Rounds:
         return Rounds(
             images=self.data.images,
             shards=self.shards,
-            client=self._client,
-            defense=self.defense,
+            sender=self._sender,
             count=self.federation.rounds,
             clients_per_round=self.federation.clients_per_round,
             lr=self.federation.local.lr,
-            seed=self.seed,
         )
 
     @cached_property

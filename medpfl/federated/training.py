@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from medpfl.data.dataset import ImageSet
-from medpfl.defenses import Defense
+from medpfl.defenses import ClientState
 from medpfl.federated.aggregate import WeightedMean
-from medpfl.federated.client import Client
+from medpfl.federated.sending import Sender
 from medpfl.seeding import generator
 from medpfl.source import capture_name
-from medpfl.types import ClientUpdate, ServerPayload, Truth
+from medpfl.types import ServerPayload, Truth
+
+ClientStates = dict[int, ClientState]
+"""What the defenses of each client keep, by its number; of a client that keeps nothing, nothing."""
 
 # Images that are kept decoded between rounds; beyond, they are read again in every round.
 _KEPT_BYTES = 2 * 10**9
@@ -27,27 +30,24 @@ class Rounds:
     Args:
         images: the split that is shared out.
         shards: of each client the indices of its images.
-        client: what every client does.
-        defense: what it does to its update before it leaves.
+        sender: what every client does, its defense included.
         count: rounds.
         clients_per_round: clients drawn in each round; None takes all.
         lr: of the server, for FedSGD: what it multiplies the mean gradient by.
-        seed: the run's.
     """
 
     images: ImageSet
     shards: Sequence[Sequence[int]]
-    client: Client
-    defense: Defense
+    sender: Sender
     count: int
     clients_per_round: int | None
     lr: float
-    seed: int
     _read: dict[int, Truth] = field(default_factory=dict, init=False, repr=False)
 
     def models(
         self,
         payload: ServerPayload,
+        states: ClientStates,
         first: int = 0,
         told: Callable[[int], None] | None = None,
     ) -> Iterator[tuple[int, ServerPayload]]:
@@ -55,6 +55,7 @@ class Rounds:
 
         Args:
             payload: what is sent in the first of them.
+            states: what clients keep by then; whenever a model is yielded, as it is by then.
             first: rounds that it was trained for.
             told: called with the number of every round that begins.
         """
@@ -62,36 +63,33 @@ class Rounds:
         for round_ in range(first, self.count):
             if told is not None:
                 told(round_ + 1)
-            payload = self._after(round_, payload)
+            payload = self._after(round_, payload, states)
             yield round_ + 1, payload
 
     def participants(self, round_: int) -> list[int]:
         """Return the clients that take part in a round."""
         if self.clients_per_round is None:
             return list(range(len(self.shards)))
-        stream = generator(self.seed, "participants", round_)
+        stream = generator(self.sender.seed, "participants", round_)
         drawn = torch.randperm(len(self.shards), generator=stream)[: self.clients_per_round]
         return sorted(drawn.tolist())
 
-    def _after(self, round_: int, payload: ServerPayload) -> ServerPayload:
+    def _after(self, round_: int, payload: ServerPayload, states: ClientStates) -> ServerPayload:
         moved, statistics = WeightedMean(), WeightedMean()
         for number in self.participants(round_):
-            update = self._update(round_, number, payload)
+            name, truth = capture_name(round_, number), self._truth(number)
+            sent = self.sender.send(name, truth, payload, states.get(number, {}))
+            if sent.state:
+                states[number] = sent.state
+            update = sent.update
             moved.add(update.tensors, update.num_examples)
             floats = {n: b for n, b in (update.buffers or {}).items() if b.is_floating_point()}
             if floats:
                 statistics.add(floats, update.num_examples)
-        scale = -self.lr if self.client.training.kind == "gradient" else 1.0
+        scale = -self.lr if self.sender.client.training.kind == "gradient" else 1.0
         parameters = {n: payload.parameters[n] + scale * t for n, t in moved.mean().items()}
         own: dict[str, Tensor] = statistics.mean() if statistics.clients else {}
         return replace(payload, parameters=parameters, buffers={**payload.buffers, **own})
-
-    def _update(self, round_: int, number: int, payload: ServerPayload) -> ClientUpdate:
-        name = capture_name(round_, number)
-        order = generator(self.seed, "order", name)
-        update, _ = self.client.update(self._truth(number), payload, order)
-        defended, _ = self.defense.on_update(update, generator(self.seed, "defense", name))
-        return defended
 
     def _truth(self, number: int) -> Truth:
         if number in self._read:

@@ -24,6 +24,7 @@ from medpfl.seeding import generator
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
 from medpfl.types import (
+    DEFENSE_COLUMNS,
     Capture,
     DataSpec,
     ImageScore,
@@ -75,7 +76,10 @@ class Scorer:
     measures: Mapping[str, Measure | None] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_names(self.measures or {}, taken=(*ImageScore.fixed_columns(), "measures"))
+        check_names(
+            self.measures or {},
+            taken=(*ImageScore.fixed_columns(), *DEFENSE_COLUMNS, "measures", "defense"),
+        )
 
     def check(self, spec: DataSpec) -> None:
         """Try the measures of one's own on noise, so that a mistake is found before any compute.
@@ -162,6 +166,7 @@ class Scorer:
                 gradient_norm=math.nan if facts is None else float(facts.gradient_norm),
                 noise_scale=None if facts is None else facts.noise_scale,
                 snr_db=None if facts is None else facts.snr_db,
+                defense={} if facts is None else facts.defense,
                 measures=dict.fromkeys(own, math.nan),
                 **_of_the_attack(reconstruction, count),
                 **asdict(signs[n]),
@@ -198,6 +203,7 @@ class Scorer:
             true_probability=float(facts.true_probability[pair.n]),
             noise_scale=facts.noise_scale,
             snr_db=facts.snr_db,
+            defense=facts.defense,
             ssim_paper=math.nan if self.paper is None else self.paper(original, guess, spec),
             ssim_oracle=oracle.ssim,
             mse_oracle=oracle.mse,

@@ -14,7 +14,25 @@ from medpfl.metrics.grades import Grading
 from medpfl.metrics.measures.means import MeasureMeans, means_of
 from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.outcomes import Grade, Status
-from medpfl.types import ImageScore
+from medpfl.source import Described
+from medpfl.types import DEFENSE_COLUMNS, ImageScore
+
+
+@dataclass(frozen=True)
+class DefenseSummary:
+    """What clients did against the attack, and what it cost.
+
+    Args:
+        parts: what each part of the defense does, in their order.
+        noise: that it adds, or None without.
+        privacy: why epsilon is what it is.
+        means: means over the images of the columns that the defense has in ``metrics.csv``.
+    """
+
+    parts: Sequence[str]
+    noise: str | None
+    privacy: str
+    means: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,9 @@ class Summary:
         agreement_median: median SSIM between the two best restarts, over the `n_agreement` images
             where two can be compared; NaN if nowhere.
         n_agreement: images in `agreement_median`.
+        epsilon: of differential privacy, infinite where the defense guarantees nothing; None
+            without a defense, or where nobody knows.
+        defense: what else there is to say of the defense; None without one.
     """
 
     n: int
@@ -130,14 +151,21 @@ class Summary:
     unexplained_median: float = math.nan
     agreement_median: float = math.nan
     n_agreement: int = 0
+    epsilon: float | None = None
+    defense: DefenseSummary | None = None
 
 
-def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> Summary:
+def summarise(
+    scores: Sequence[ImageScore],
+    grading: Grading | None = None,
+    described: Described | None = None,
+) -> Summary:
     """Summarise the rows of ``metrics.csv``.
 
     Args:
         scores: the rows.
         grading: what the rows were graded with, for its thresholds.
+        described: where the updates came from, for their defense.
 
     Raises:
         ValueError: there are no rows.
@@ -189,7 +217,24 @@ def summarise(scores: Sequence[ImageScore], grading: Grading | None = None) -> S
         cautions=list(cautions(scores, grading)),
         measures=means_of(scores),
         **_grades(judged, grading),
+        **_defense(scores, described),
     )
+
+
+def _defense(scores: Sequence[ImageScore], described: Described | None) -> dict[str, Any]:
+    """Return the fields of `Summary` about a defense; none where there is none, or none known."""
+    if described is None or described.privacy is None:
+        return {}
+    kept = {n: [s.defense[n] for s in scores if n in s.defense] for n in DEFENSE_COLUMNS}
+    return {
+        "epsilon": described.privacy.epsilon,
+        "defense": DefenseSummary(
+            parts=described.defense.splitlines(),
+            noise=described.noise,
+            privacy=described.privacy.reason,
+            means={name: fmean(values) for name, values in kept.items() if values},
+        ),
+    }
 
 
 def _grades(scores: Sequence[ImageScore], grading: Grading | None) -> dict[str, Any]:

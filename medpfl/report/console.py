@@ -34,7 +34,7 @@ from medpfl.report.tables import (
 from medpfl.report.words import endings
 
 if TYPE_CHECKING:
-    from medpfl.metrics.success import Summary
+    from medpfl.metrics.success import DefenseSummary, Summary
 
 SYNTHETIC = "SYNTHETIC DATA"
 _MAX_WIDTH = 100
@@ -54,7 +54,7 @@ class RunPlan:
         synthetic: whether the images are made up.
         model: the network's name.
         parameters: number of the network's parameters.
-        defense: the defense's name.
+        defense: the defense in words, a line a part.
         noise: the noise in words, or None without noise.
         threat: the threat model in lines: what the server is, knows and is not given.
         device: where the attack runs.
@@ -65,6 +65,7 @@ class RunPlan:
         output: the run's folder.
         duration: how long it may take, where that is long.
         federation: who trains with whom, in lines, where that is not plain FedSGD.
+        privacy: what the defense guarantees in words, or None without one.
     """
 
     attack: str
@@ -84,6 +85,7 @@ class RunPlan:
     output: Path
     duration: str | None = None
     federation: tuple[str, ...] = ()
+    privacy: str | None = None
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -111,6 +113,8 @@ def announce(plan: RunPlan, *, console: Console | None = None) -> None:
         facts.add_row("federation", "\n".join(plan.federation))
     facts.add_row("defense", plan.defense)
     facts.add_row("noise", plan.noise or "none")
+    if plan.privacy is not None:
+        facts.add_row("privacy", plan.privacy)
     facts.add_row("threat", "\n".join(plan.threat))
     facts.add_row("device", plan.device)
     if plan.duration is not None:
@@ -256,6 +260,8 @@ def _rates(summary: Summary, threshold: float) -> Table:
     table.add_row("time", f"{format_seconds(summary.seconds_per_image)} an image")
     if summary.noise_scale_mean is not None:
         table.add_row("noise", _noise(summary))
+    if summary.defense is not None:
+        table.add_row("sent", _sent(summary.defense))
     if n:
         table.add_row("ended", _ended(summary))
     return _indented(table)
@@ -298,6 +304,18 @@ def _restarts(summary: Summary) -> str:
         return "none to compare; attack.restarts=3 attack.restart_above=null makes some"
     over = _over(s.n_agreement, s.n)
     return f"alike to an SSIM of {format_number(s.agreement_median)} (median{over})"
+
+
+def _sent(defense: DefenseSummary) -> str:
+    """Return what a defended update costs and has left, as means."""
+    means, words = defense.means, []
+    if "bytes_sent" in means:
+        words.append(f"{means['bytes_sent']:,.0f} bytes an update")
+    if means.get("share_sent", 1.0) < 1:
+        words.append(f"{format_percent(means['share_sent'])} of its entries")
+    if "clip_factor" in means:
+        words.append(f"clipped to {format_percent(means['clip_factor'])} of its norm")
+    return ", ".join(words) or "the whole update"
 
 
 def _ended(summary: Summary) -> str:

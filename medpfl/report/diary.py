@@ -6,13 +6,15 @@ their owner alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from medpfl._atomic import make_private_folder, replacing
+from medpfl.defenses import ClientState
 from medpfl.errors import MedpflError
 from medpfl.federated.diary import GlobalModel
 from medpfl.federated.evaluate import Utility
@@ -20,14 +22,14 @@ from medpfl.report.rounds_file import RoundScore, read_rounds, write_rounds
 from medpfl.types import ServerPayload
 
 ROUNDS, CHECKPOINTS = "rounds.csv", "checkpoints"
-_BUFFER = "buffer:"
+_BUFFER, _STATE = "buffer:", "state:"
 
 
 class RunDiary:
     """See `medpfl.federated.diary.Diary`.
 
     The models of captured rounds are kept, and of the others the last: whoever resumes goes on from
-    there.
+    there. With each lies what the clients' defenses keep from round to round.
 
     Args:
         folder: the run's.
@@ -54,8 +56,14 @@ class RunDiary:
         """Say it."""
         self._told(f"training, round {round_} of {rounds}")
 
-    def ended(self, round_: int, payload: ServerPayload, utility: Utility | None) -> None:
-        """Write the row of a round, and its model."""
+    def ended(
+        self,
+        round_: int,
+        payload: ServerPayload,
+        utility: Utility | None,
+        states: Mapping[int, ClientState],
+    ) -> None:
+        """Write the row of a round, its model, and what the clients' defenses keep by then."""
         if utility is not None:
             self._scores[round_] = RoundScore(
                 round=round_,
@@ -69,6 +77,7 @@ class RunDiary:
         path = self._folder / CHECKPOINTS / f"round-{round_:03d}.safetensors"
         tensors = {name: p.contiguous() for name, p in payload.parameters.items()}
         tensors |= {f"{_BUFFER}{name}": b.contiguous() for name, b in payload.buffers.items()}
+        tensors |= {name: t.contiguous() for name, t in _named(states)}
         with replacing(path) as file:
             file.write(save(tensors, metadata={"round": str(round_)}))
         if self._last is not None:
@@ -95,7 +104,25 @@ class RunDiary:
                 f"{path} cannot be read ({error}): delete it, and the training goes on from an "
                 "earlier round"
             ) from error
-        own = {n: t for n, t in tensors.items() if not n.startswith(_BUFFER)}
+        own = {n: t for n, t in tensors.items() if not n.startswith((_BUFFER, _STATE))}
         kept = {n.removeprefix(_BUFFER): t for n, t in tensors.items() if n.startswith(_BUFFER)}
         self._last = None if number in self._captured else path
-        return GlobalModel(number, own, kept)
+        return GlobalModel(number, own, kept, _states_in(tensors))
+
+
+def _named(states: Mapping[int, ClientState]) -> Iterator[tuple[str, Tensor]]:
+    """Yield what clients keep, named by client, part and tensor."""
+    for client, parts in states.items():
+        for part, kept in parts.items():
+            for name, tensor in kept.items():
+                yield f"{_STATE}{client}/{part}/{name}", tensor
+
+
+def _states_in(tensors: Mapping[str, Tensor]) -> dict[int, ClientState]:
+    """Return what `_named` named."""
+    states: dict[int, dict[str, dict[str, Tensor]]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(_STATE):
+            client, part, name = key.removeprefix(_STATE).split("/", 2)
+            states.setdefault(int(client), {}).setdefault(part, {})[name] = tensor
+    return dict(states)

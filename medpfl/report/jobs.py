@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
+from medpfl._parts import defense_names
 from medpfl.report._shape import (
     MAP,
     NUMBER,
@@ -25,6 +26,7 @@ from medpfl.report._shape import (
     SECONDS,
     TEXT,
     TEXTS,
+    at,
     check_depth,
     check_shape,
 )
@@ -50,6 +52,7 @@ _SHAPE = {
     "seconds": SECONDS,
     "summary": MAP,
     "summary.measures": NUMBER_MAPS,
+    "summary.defense": MAP,
     **{f"summary.{name}": NUMBER for name in _SHOWN_NUMBERS.split()},
 }
 
@@ -166,11 +169,18 @@ def _read(sweep_dir: Path, number: int, plan: Sequence[str], sweep: Notes) -> _J
             **sweep.choices,
             **{group: overrides[group] for group in GROUPS if group in overrides},
             **_notes(folder / ".hydra" / "hydra.yaml").choices,
+            **_several(record.get("config")),
         },
         status=status,
         error=error,
         measures=_numbers(summary),
     )
+
+
+def _several(config: object) -> dict[str, str]:
+    """Return the defenses that a job composed, of which Hydra notes no choice."""
+    names = defense_names(at(config, "defense"))
+    return {"defense": f"[{','.join(names)}]"} if len(names) > 1 else {}
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from medpfl.experiment import Experiment
 from medpfl.report.console import RunPlan
 from medpfl.source import Planned
+from medpfl.types import Privacy
 
 
 def make_plan(experiment: Experiment, output: Path, *, duration: str | None = None) -> RunPlan:
@@ -36,6 +38,7 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
         parameters=sum(p.numel() for p in payload.parameters.values()),
         defense=described.defense,
         noise=described.noise,
+        privacy=None if described.privacy is None else in_words(described.privacy),
         threat=experiment.threat.describe(),
         device=describe_device(experiment.device),
         images=images,
@@ -51,6 +54,12 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
 def _behind_each(plan: Sequence[Planned]) -> str:
     sizes = sorted({planned.images for planned in plan})
     return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+
+
+def in_words(privacy: Privacy) -> str:
+    """Return a guarantee in a line."""
+    epsilon = "infinite" if math.isinf(privacy.epsilon) else f"{privacy.epsilon:.3g}"
+    return f"epsilon {epsilon}: {privacy.reason}"
 
 
 def describe_device(device: torch.device) -> str:

@@ -28,8 +28,8 @@ from medpfl.report.run_file import RunFile, RunStatus
 from medpfl.report.run_folder import held, occupied, resume_command, unwritable
 from medpfl.report.tables import csv_table
 from medpfl.report.victim_file import VictimRecord, load_victim, safe_name, save_victim
-from medpfl.source import Planned
-from medpfl.types import Capture, ImageScore, Reconstruction
+from medpfl.source import Described, Planned
+from medpfl.types import DEFENSE_COLUMNS, Capture, ImageScore, Reconstruction
 
 __all__ = [
     "COLUMNS",
@@ -51,7 +51,8 @@ class RunRecord:
 
     Only its owner can read it: reconstructions are patients' images. Each file is there whole or
     not at all, so a run that ends anyhow leaves every finished victim readable. One process at a
-    time writes to it. `grading` is what images are graded with, once it is known.
+    time writes to it. `grading` is what images are graded with, and `described` where updates
+    come from, once these are known.
     """
 
     def __init__(self, run_file: RunFile) -> None:
@@ -62,6 +63,7 @@ class RunRecord:
         self._victims: list[tuple[ImageScore, Path]] = []
         self._damaged: list[str] = []
         self.grading: Grading | None = None
+        self.described: Described | None = None
         self._table_written = -float("inf")
         self._release: Callable[[], object] = lambda: None
 
@@ -150,7 +152,7 @@ class RunRecord:
         Raises:
             ValueError: there are no rows.
         """
-        return summarise(self.scores, self.grading)
+        return summarise(self.scores, self.grading, self.described)
 
     def victims(self) -> Iterator[VictimRecord]:
         """Read the recorded victims back one at a time, in the order of `scores`."""
@@ -292,7 +294,9 @@ class RunRecord:
 
     def _write_table(self) -> None:
         scores = self.scores
-        header = dict.fromkeys([*COLUMNS, *(name for score in scores for name in score.measures)])
+        defense = [n for n in DEFENSE_COLUMNS if any(n in score.defense for score in scores)]
+        measures = [name for score in scores for name in score.measures]
+        header = dict.fromkeys([*COLUMNS, *defense, *measures])
         rows = [[row.get(name, math.nan) for name in header] for row in (s.row() for s in scores)]
         with self.writing():
             write_text(self.folder / "metrics.csv", csv_table([*header], rows))

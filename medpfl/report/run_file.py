@@ -121,9 +121,15 @@ class RunFile:
             "error": error,
             **self._facts,
             "seconds": self._seconds + time.perf_counter() - self._began,
-            "summary": None if summary is None else asdict(summary),
+            "summary": None if summary is None else _written(summary),
         }
         return _strict_json.dumps(content)
+
+
+def _written(summary: Summary) -> dict[str, object]:
+    """Return a summary as plain values; an infinite epsilon is no unknown one, and is spelled."""
+    plain = asdict(summary)
+    return {**plain, "epsilon": _strict_json.spell(plain["epsilon"])}
 
 
 def _now() -> str:

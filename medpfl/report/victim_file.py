@@ -23,7 +23,7 @@ from torch import Tensor
 
 from medpfl._atomic import replacing
 from medpfl.errors import MedpflError
-from medpfl.types import ImageScore, Trace
+from medpfl.types import DEFENSE_COLUMNS, ImageScore, Trace
 
 _CLEAN_PIECE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")
 _LONGEST_NAME = 120
@@ -186,13 +186,21 @@ def _score(row: dict[str, Any]) -> ImageScore:
         if not isinstance(value, wanted):
             raise ValueError(f"{name} is {value!r}")
     fixed = {name: found.pop(name) for name in ImageScore.fixed_columns() if name in found}
-    return ImageScore(**fixed, measures={name: _measured(name, found[name]) for name in found})
+    defense = {name: _told(name, found.pop(name)) for name in DEFENSE_COLUMNS if name in found}
+    measures = {name: _measured(name, found[name]) for name in found}
+    return ImageScore(**fixed, defense=defense, measures=measures)
 
 
 def _measured(name: str, value: float | None) -> float:
     if not name.isidentifier() or value is None:
         raise ValueError(f"{name} is {value!r}, and no measure")
     return float(value)
+
+
+def _told(name: str, value: float | None) -> float:
+    if value is None:
+        raise ValueError(f"{name} is {value!r}")
+    return value  # whole numbers stay whole: a resumed run's table is the same to the letter
 
 
 def _array(values: Tensor) -> NDArray[np.generic]:

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from medpfl._parts import defense_names, defense_parts
 from medpfl.errors import ConfigurationError
 from medpfl.report import _strict_json
 from medpfl.report.jobs import Row
@@ -79,12 +80,30 @@ def _compose(
 
 
 def _differences(recorded: object, asked: object, key: str = "") -> Iterator[tuple[str, str]]:
+    if key == "defense":
+        recorded, asked = _in_todays_form(recorded, asked)
+        orders = [f"[{','.join(defense_names(group))}]" for group in (recorded, asked)]
+        if orders[0] != orders[1]:
+            yield key, " -> ".join(orders)
+            return
     if isinstance(recorded, dict) and isinstance(asked, dict):
         for name in dict.fromkeys((*recorded, *asked)):
             inner = f"{key}.{name}" if key else str(name)
             yield from _differences(recorded.get(name, _NOT_SET), asked.get(name, _NOT_SET), inner)
     elif recorded != asked:
         yield key, f"{_shown(recorded)} -> {_shown(asked)}"
+
+
+def _in_todays_form(recorded: object, asked: object) -> tuple[object, object]:
+    """Lift a defense of before there were several, less the settings that it had not yet."""
+    if not isinstance(recorded, dict) or "_target_" not in recorded:
+        return recorded, asked
+    now = defense_parts(asked)
+    parts = defense_parts(recorded)
+    for name, part in now.items():
+        if name in parts and isinstance(part, dict):
+            now[name] = {key: value for key, value in part.items() if key in recorded}
+    return parts, now
 
 
 def _shown(value: object) -> str:

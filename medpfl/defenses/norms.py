@@ -1,0 +1,23 @@
+"""Sizes of an update, in float64: squares of small float32 numbers would underflow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+
+def energy_of(tensors: Iterable[Tensor]) -> float:
+    """Return the sum of the squares of all entries."""
+    return math.fsum(tensor.double().square().sum().item() for tensor in tensors)
+
+
+def norm_of(tensors: Mapping[str, Tensor]) -> float:
+    """Return the Euclidean norm of all entries together."""
+    return math.sqrt(energy_of(tensors.values()))
+
+
+def entries_of(tensors: Mapping[str, Tensor]) -> int:
+    """Return how many entries there are."""
+    return sum(tensor.numel() for tensor in tensors.values())

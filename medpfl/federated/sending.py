@@ -1,0 +1,61 @@
+"""What a client sends: its update, after its defenses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from medpfl.defenses import ClientState, Defenses
+from medpfl.federated.client import Client
+from medpfl.seeding import generator
+from medpfl.types import ClientUpdate, ServerPayload, Truth, UpdateFacts
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One exchange with the server.
+
+    Args:
+        update: what leaves the client.
+        state: what its defenses keep for the next round that it takes part in.
+        facts: what the client knows of the update.
+    """
+
+    update: ClientUpdate
+    state: ClientState
+    facts: UpdateFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sender:
+    """Compute updates and defend them, the same way in training and where they are attacked.
+
+    Args:
+        client: what every client does.
+        defense: what it does against reconstruction.
+        seed: the run's.
+    """
+
+    client: Client
+    defense: Defenses
+    seed: int
+
+    def send(self, name: str, truth: Truth, payload: ServerPayload, state: ClientState) -> Sent:
+        """Compute what a client sends.
+
+        Args:
+            name: of the exchange; its random streams are called after it.
+            truth: the client's images.
+            payload: the global model as received.
+            state: what its defenses have kept; not changed.
+        """
+        order, stream = (generator(self.seed, what, name) for what in ("order", "defense"))
+        gradient = self.defense.gradient(payload, stream)
+        update, facts = self.client.update(truth, payload, order, gradient)
+        defended = self.defense.on_update(update, state, stream)
+        facts = replace(
+            facts,
+            noise_scale=defended.noise_scale,
+            snr_db=defended.snr_db,
+            defense=defended.facts,
+        )
+        return Sent(defended.update, defended.state, facts)
