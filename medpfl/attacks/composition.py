@@ -15,6 +15,7 @@ from medpfl.attacks.priors import Prior
 from medpfl.attacks.projection import ImageProjection, ParticularProjection, Projection
 from medpfl.attacks.stages import Stage, has_curvature
 from medpfl.attacks.starts import Start
+from medpfl.attacks.surrogate import Surrogate
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.structure import last_linear
 from medpfl.optim import Adam, BatchedOptimizer
@@ -37,6 +38,7 @@ class Parts:
         projections: what is done to the images after every step.
         channels: whether a pixel's channels are one unknown; see `GradientMatching`.
         boxed: whether pixels are sigmoids of the unknowns.
+        surrogate: at which network the dummy's gradient is taken; None: at the one sent.
     """
 
     start: Start
@@ -46,6 +48,7 @@ class Parts:
     projections: tuple[Projection, ...]
     channels: Channels
     boxed: bool
+    surrogate: Surrogate | None = None
 
     @property
     def has_curvature(self) -> bool:
@@ -65,6 +68,7 @@ class Parts:
             self.labels.joint,
             tied=self.ties(spec),
             boxed=self.boxed,
+            surrogate=self.surrogate,
         )
 
     def ties(self, spec: DataSpec) -> bool:
