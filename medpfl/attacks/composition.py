@@ -71,6 +71,10 @@ class Parts:
             surrogate=self.surrogate,
         )
 
+    def seen(self, observation: Observation) -> Observation:
+        """Return an update as that of the network at which its gradient is first taken."""
+        return observation if self.surrogate is None else self.surrogate.seen(observation)
+
     def ties(self, spec: DataSpec) -> bool:
         """Say whether the channels of a pixel are one unknown."""
         tied = self.channels == "tied" or (self.channels == "auto" and spec.greyscale)

@@ -16,6 +16,9 @@ from medpfl.settings.ranges import Range
 from medpfl.training import UpdateMap
 from medpfl.types import Observation
 
+# As good as w0, and not at it, where the unknown has no slope.
+_AT_FIRST = 1e-3
+
 
 @checked("attack.surrogate")
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +41,13 @@ class Surrogate:
 
     start: Annotated[float, Range(0, 1, "()")] = 0.5
 
-    @property
-    def first(self) -> float:
-        """The unknown where the search begins."""
-        return 2 * math.asin(math.sqrt(self.start))
+    def first(self, *, solved: bool = False) -> float:
+        """Return the unknown where the search begins.
+
+        Args:
+            solved: whether a closed form has found images whose gradient at w0 is the update.
+        """
+        return 2 * math.asin(math.sqrt(_AT_FIRST if solved else self.start))
 
     def share(self, unknown: Tensor) -> Tensor:
         """Return a for each unknown."""

@@ -60,11 +60,15 @@ class Unknowns:
         between = 0 if self.surrogate is None else 1
         return torch.Size(self.pixel_shape).numel() + scores + between
 
-    def pack(self, images: Tensor, scores: Tensor) -> Tensor:
-        """Return the `(D,)` vector of images in input space and, if joint, label scores.
+    def pack(self, images: Tensor, scores: Tensor, *, solved: bool = False) -> Tensor:
+        """Return the `(D,)` vector with which a search begins.
 
-        A surrogate is where it begins. Boxed pixels are first moved a little away from black and
-        white, which no sigmoid reaches.
+        Boxed pixels are first moved a little away from black and white, which no sigmoid reaches.
+
+        Args:
+            images: `(N, C, *S)` in input space.
+            scores: `(N, K)` of the labels, if joint.
+            solved: whether the images come from a closed form.
         """
         if self.tied or self.boxed:
             images = self.spec.denormalise(images)
@@ -74,7 +78,7 @@ class Unknowns:
             images = images.clamp(_DARKEST, 1 - _DARKEST).logit()
         parts = [images, scores] if self.joint_labels else [images]
         if self.surrogate is not None:
-            parts.append(images.new_tensor(self.surrogate.first))
+            parts.append(images.new_tensor(self.surrogate.first(solved=solved)))
         return torch.cat([part.flatten() for part in parts])
 
     def unpack(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
