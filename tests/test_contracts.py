@@ -45,6 +45,7 @@ SHORTER = {
     "gradinv_trained": ("attack.restarts=2", "model.weights=null"),
     "scale_free": ("attack.restarts=2",),
     "second_order": ("attack.restarts=2", "attack.polish.max_steps=1", "attack.polish.solver=cg"),
+    "surrogate": ("attack.restarts=2",),
 }
 ATTACKS = sorted(path.stem for path in (CONF / "attack").glob("[!_]*.yaml"))
 # Updates side by side are summed in another order, which float32 searches magnify.
@@ -81,6 +82,18 @@ def granting(attack: Attack) -> ThreatModel:
     return ThreatModel(knows=sorted(attack.requires))
 
 
+def usual(attack: Attack, network: ServerPayload) -> LocalTraining:
+    """Return FedSGD, or two steps for an attack that says that it cannot use a gradient."""
+    names = list(network.parameters)
+    if isinstance(attack, Selective):
+        try:
+            attack.check_update(network.model, None, "gradient", names)
+        except ConfigurationError as error:
+            assert "federation=fedavg" in str(error)  # noqa: PT017
+            return LocalTraining(algorithm="fedavg", epochs=2, lr=0.01)
+    return LocalTraining()
+
+
 def observation(
     attack: Attack,
     network: ServerPayload,
@@ -90,7 +103,7 @@ def observation(
     training: LocalTraining | None = None,
     threat: ThreatModel | None = None,
 ) -> Observation:
-    client = Client(spec=SPEC, device=CPU, training=training or LocalTraining())
+    client = Client(spec=SPEC, device=CPU, training=training or usual(attack, network))
     victim = victim_of(SPEC, [n % 3 for n in range(seed, seed + images)], seed=seed)
     update, _ = client.update(victim, network, seeded(seed))
     return (threat or granting(attack)).observe(
@@ -264,7 +277,8 @@ def test_what_is_not_granted_changes_nothing(name, network):
     attack, model = attack_of(name), payload(network, batch_norm="train_shared")
     images = 2 if takes(attack, model, 2) else 1
     victim: Truth = victim_of(SPEC, list(range(images)))
-    update, _ = Client(spec=SPEC, device=CPU).update(victim, model, seeded())
+    client = Client(spec=SPEC, device=CPU, training=usual(attack, model))
+    update, _ = client.update(victim, model, seeded())
     seen = granting(attack).observe(
         capture_id="round-000/client-0", payload=model, update=update, spec=SPEC
     )

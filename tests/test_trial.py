@@ -109,6 +109,7 @@ SMALL = {
     "gradinv_trained": ("preprocess.size=32", "attack.restarts=1", "model.weights=null"),
     "scale_free": ("preprocess.size=16",),
     "second_order": ("preprocess.size=16", "attack.polish.max_steps=1"),
+    "surrogate": ("preprocess.size=16", "federation=fedavg"),
 }
 FOLDER = ("dataset=folder", "dataset.root=pictures", "n_images=1")
 # The options of the other groups, each with what it needs to make sense.

@@ -40,6 +40,7 @@ class ChainMatching:
         unknowns: how a row's vector is read.
         distance: between gradients.
         priors: terms that are added to the distance.
+        lr: of the client's step, which a surrogate lies along.
         device: where rows are evaluated.
     """
 
@@ -50,12 +51,15 @@ class ChainMatching:
         unknowns: Unknowns,
         distance: Distance,
         priors: Sequence[Prior],
+        lr: float,
         device: torch.device,
     ) -> None:
         self._shapes = [p.shape for p in model.parameters()]
         self._unknowns = unknowns
         self._slope = vmap(_slope_of(distance))
         self._priors = priors
+        self._lr = lr
+        self._moves = unknowns.surrogate is not None
         self._convolutions: list[tuple[RowConvolution, TransposedConvolution]] = []
         height, width = unknowns.image_shape[-2:]
         for module in model.body:
@@ -83,20 +87,25 @@ class ChainMatching:
             buffers: unused; the network has none.
         """
 
-        def read(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return vmap(self._unpack)(points, labels)
+        def read(points: Tensor) -> tuple[Tensor, ...]:
+            read: tuple[Tensor, ...] = vmap(self._unpack)(points, labels)
+            if not self._moves:
+                return read
+            after = parameters - self._lr * observed
+            return *read, self._unknowns.network(points, parameters, after)
 
-        (images, probabilities, penalty), pull = vjp(read, z)[:2]
-        *pairs, head = _pairs(self._tensors(parameters))
+        (images, probabilities, penalty, *networks), pull = vjp(read, z)[:2]
+        *pairs, head = _pairs(self._tensors(networks[0] if networks else parameters))
         layers = [
-            _Layer(*convolution, *own, rows=len(z))
+            _Layer(*convolution, *own, rows=len(z), moves=self._moves)
             for convolution, own in zip(self._convolutions, pairs, strict=True)
         ]
         network = _Network(layers, *head, rows=len(z))
         dummy = network.gradient(images, probabilities)
         along, value = self._slope(dummy, self._tensors(observed))
         turns = network.turns(_pairs(along))
-        (gradient,) = pull((*turns, torch.ones_like(penalty)))
+        bends = [network.turned_gradient()] if networks else []
+        (gradient,) = pull((*turns, torch.ones_like(penalty), *bends))
         return gradient, value + penalty
 
     def _unpack(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,15 +174,26 @@ class _Network:
         signal = first.turned_forward(kernel, kernel_bias)
         for layer, (kernel, kernel_bias) in zip(later, others, strict=True):
             signal = layer.turned_forward(kernel, kernel_bias, signal)
+        self._turned_features = self._by_image(signal)
         logits = self._features @ weight.mT + bias.unsqueeze(-2)
-        logits += self._by_image(signal) @ self._weight.mT
+        logits += self._turned_features @ self._weight.mT
         images = logits.shape[1]
         mean = (self._predicted * logits).sum(-1, keepdim=True)
-        error = self._predicted * (logits - mean) / images
+        self._turned_error = error = self._predicted * (logits - mean) / images
         back = (error @ self._weight + self._error @ weight).view_as(signal)
         for layer, (kernel, _) in zip(reversed(self._layers), reversed(steps), strict=True):
             back = layer.turned_backward(kernel, back)
         return back.reshape(self._rows, images, *back.shape[1:]), -logits / images
+
+    def turned_gradient(self) -> Tensor:
+        """Return the turns of the loss's gradients by parameter, flattened: `(B, P)`.
+
+        Of a moving network, once its other turns are known.
+        """
+        weight = self._turned_error.mT @ self._features + self._error.mT @ self._turned_features
+        turns = [turn for layer in self._layers for turn in layer.turned_gradient()]
+        turns += [weight, self._turned_error.sum(1)]
+        return torch.cat([turn.flatten(1) for turn in turns], dim=1)
 
     def _by_image(self, signal: Tensor) -> Tensor:
         """Return the last layer's inputs `(B, N, F)`."""
@@ -189,6 +209,7 @@ class _Layer:
         kernel: `(O, C, k, k)`, or `(B, O, C, k, k)`.
         bias: `(O,)`, or `(B, O)`.
         rows: B.
+        moves: whether turns by kernel and bias are asked for, too.
     """
 
     def __init__(
@@ -199,6 +220,7 @@ class _Layer:
         bias: Tensor,
         *,
         rows: int,
+        moves: bool,
     ) -> None:
         self._convolution = convolution
         self._transposed = transposed
@@ -206,6 +228,8 @@ class _Layer:
         self._transposed_lines = transposed.lines(kernel)
         self._bias = bias
         self._rows = rows
+        self._moves = moves
+        self._turned_strips: Tensor | None = None
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return a `(R, O, H', W')` for `(R, C, H, W)`."""
@@ -229,7 +253,9 @@ class _Layer:
         """Return the turn of a for those of the kernels, biases and pictures (None: zero)."""
         terms = [(self._strips, self._convolution.lines(kernel))]
         if below is not None:
-            terms.append((self._convolution.strips(below), self._lines))
+            strips = self._convolution.strips(below)
+            terms.append((strips, self._lines))
+            self._turned_strips = strips if self._moves else None
         before = plus_bias(self._convolution(*terms), bias)
         turn = self._slope * before
         # Times delta: what the turn of the slope adds to that of delta.
@@ -239,8 +265,18 @@ class _Layer:
     def turned_backward(self, kernel: Tensor, above: Tensor) -> Tensor:
         """Return the turn of `below` for those of the kernels and of the gradient by a."""
         delta = torch.addcmul(self._slope * above, self._delta, self._bend)
+        if self._moves:
+            self._turned_delta = delta
         lines = self._transposed.lines(kernel)
         return self._transposed((delta, self._transposed_lines), (self._delta, lines))
+
+    def turned_gradient(self) -> tuple[Tensor, Tensor]:
+        """Return the turns of the loss's gradients by kernel and bias, of a layer that moves."""
+        turn, gradient = self._turned_delta, self._convolution.kernel_gradient
+        kernel = gradient(self._strips, turn, self._rows)
+        if self._turned_strips is not None:
+            kernel = kernel + gradient(self._turned_strips, self._delta, self._rows)
+        return kernel, bias_gradient(turn, self._rows)
 
 
 def _slope_of(distance: Distance) -> Callable[..., tuple[list[Tensor], Tensor]]:

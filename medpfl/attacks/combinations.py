@@ -48,8 +48,16 @@ def check_group(weight: float | None, restarts: int, restart_above: float | None
         )
 
 
-def check_arrangements(arranged: bool, *, grouped: bool, separate: bool, joint: bool) -> None:
+def check_arrangements(
+    arranged: bool, *, grouped: bool, separate: bool, joint: bool, surrogate: bool
+) -> None:
     """Raise a `ConfigurationError` where what is unknown of the order is dealt with twice."""
+    if surrogate and (arranged or separate):
+        setting = "arrangements" if arranged else "epochs"
+        raise ConfigurationError(
+            f"attack.{setting}: a surrogate's one gradient has no order. Use "
+            f"attack.{setting}=null, or attack.surrogate=null"
+        )
     if separate and joint:
         raise ConfigurationError(
             "attack.epochs: an image has one label in all epochs, and these labels are searched "

@@ -19,6 +19,7 @@ from medpfl.attacks.projection import ImageProjection, ParticularProjection, Pro
 from medpfl.attacks.reading import update_map_of
 from medpfl.attacks.stages import Stage, has_curvature
 from medpfl.attacks.starts import Start
+from medpfl.attacks.surrogate import Surrogate
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.structure import last_linear
 from medpfl.optim import Adam, BatchedOptimizer
@@ -44,6 +45,7 @@ class Parts:
         boxed: whether pixels are sigmoids of the unknowns.
         epochs: whether each of a client's epochs is searched for by itself; None: one set of
             images serves all of them.
+        surrogate: at which network the dummy's gradient is taken; None: at the one sent.
     """
 
     start: Start
@@ -54,6 +56,7 @@ class Parts:
     channels: Channels
     boxed: bool
     epochs: SeparateEpochs | None = None
+    surrogate: Surrogate | None = None
 
     @property
     def has_curvature(self) -> bool:
@@ -73,6 +76,7 @@ class Parts:
             self.labels.joint,
             tied=self.ties(spec),
             boxed=self.boxed,
+            surrogate=self.surrogate,
         )
 
     def copies(self, observation: Observation) -> int:
@@ -81,9 +85,11 @@ class Parts:
 
     def update_map(self, observation: Observation) -> UpdateMap:
         """Return the function from what is searched for to the update."""
-        if self.epochs is None:
-            return update_map_of(observation)
-        return self.epochs.update_map(observation)
+        if self.surrogate is not None:
+            return self.surrogate.update(observation)
+        if self.epochs is not None:
+            return self.epochs.update_map(observation)
+        return update_map_of(observation)
 
     def priors_of(self, copies: int, spec: DataSpec) -> tuple[Prior, ...]:
         """Return the terms for so many copies of the images, what holds them together last."""
@@ -94,6 +100,10 @@ class Parts:
     def handed_in(self, inputs_norm: Tensor, count: int) -> Tensor:
         """Return the N images that `count` says, of all their copies."""
         return inputs_norm if self.epochs is None else self.epochs.together(inputs_norm, count)
+
+    def seen(self, observation: Observation) -> Observation:
+        """Return an update as that of the network at which its gradient is first taken."""
+        return observation if self.surrogate is None else self.surrogate.seen(observation)
 
     def ties(self, spec: DataSpec) -> bool:
         """Say whether the channels of a pixel are one unknown."""

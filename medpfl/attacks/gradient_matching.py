@@ -30,6 +30,7 @@ from medpfl.attacks.reading import as_gradient
 from medpfl.attacks.solver import Solver
 from medpfl.attacks.stages import Precision, check_curvature, stages_of
 from medpfl.attacks.starts import Start
+from medpfl.attacks.surrogate import Surrogate
 from medpfl.errors import ConfigurationError
 from medpfl.optim import BatchedOptimizer
 from medpfl.optim.capacity import check_row
@@ -53,6 +54,8 @@ class GradientMatching:
         start: draws the first dummy.
         labels: how the labels are known.
         distance: between the dummy's gradient and the observed one.
+        surrogate: takes the dummy's gradient at a network between those before and after local
+            training; None takes it at the one sent, or where the known steps lead.
         optimizer: moves the rows. One of second order (`LevenbergMarquardt`) needs a distance and
             priors that are sums of squares.
         polish: a second optimiser, which goes on from where the first has ended; None ends there.
@@ -92,6 +95,7 @@ class GradientMatching:
         start: Start,
         labels: LabelStrategy,
         distance: Distance,
+        surrogate: Surrogate | None = None,
         optimizer: BatchedOptimizer[Any],
         polish: BatchedOptimizer[Any] | None = None,
         priors: Mapping[str, Prior | None] | None = None,
@@ -121,6 +125,7 @@ class GradientMatching:
             grouped=group_consistency is not None,
             separate=epochs is not None,
             joint=labels.joint,
+            surrogate=surrogate is not None,
         )
         self.name = name
         self._parts = Parts(
@@ -132,6 +137,7 @@ class GradientMatching:
             channels=channels,
             boxed=pixels == "sigmoid",
             epochs=epochs,
+            surrogate=surrogate,
         )
         self._search = Search(
             stages=stages_of(optimizer, polish, precision),
@@ -171,6 +177,9 @@ class GradientMatching:
         parameters: Collection[str],
     ) -> None:
         """See `Selective.check_update`."""
+        unseen = {name for name, _ in model.named_parameters()} - set(parameters)
+        if self._parts.surrogate is not None:
+            self._parts.surrogate.check_update(kind, unseen)
         if kind == "delta" and training is None and not has_no_scale(self._parts.distance):
             raise ConfigurationError(
                 f"attack.distance: {type(self._parts.distance).__name__} compares sizes, and that "
@@ -193,7 +202,7 @@ class GradientMatching:
 
     def longest(self, observation: Observation, context: AttackContext) -> Longest:
         """See `Timed.longest`; the first stage's evaluations stand for all."""
-        observation = as_gradient(observation)
+        observation = self._read(observation)
         solver = self._solver(self._problem(observation), context)
         stage, rows = self._search.stages[0], solver.rows
         count = max(1, min(_ROWS_TIMED, solver.at_once() // 4))
@@ -218,8 +227,14 @@ class GradientMatching:
         self, observations: Iterable[Observation], context: AttackContext
     ) -> Iterator[Reconstruction]:
         """See `Attack.reconstruct`; what cannot be searched for side by side goes in turn."""
-        for problem, members in problems(map(as_gradient, observations), self._problem):
+        for problem, members in problems(map(self._read, observations), self._problem):
             yield from self._solver(problem, context).solve(members)
+
+    def _read(self, observation: Observation) -> Observation:
+        if self._parts.surrogate is not None:
+            unseen = set(observation.payload.parameters) - set(observation.tensors)
+            self._parts.surrogate.check_update(observation.kind, unseen)
+        return as_gradient(observation)
 
     def _problem(self, observation: Observation) -> Problem:
         return Problem(

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from medpfl.attacks.reading import has_size
 from medpfl.errors import ConfigurationError
 from medpfl.models.structure import last_linear
 from medpfl.seeding import generator
@@ -120,6 +121,9 @@ class Counted:
     is at its start and says nearly the same of every image. With one image this is not needed: the
     smallest-row rule is exact.
 
+    Of an update whose size is withheld with the learning rate, the largest size is taken at which
+    no class has fewer than no images: the right one wherever some class is not among them.
+
     Args:
         probes: noise images whose mean probability is taken.
     """
@@ -149,7 +153,9 @@ class Counted:
         if bias is None:
             raise ValueError("the last layer has no bias: call check first")
         probability = self._mean_probability(observation)
-        expected = count * (probability - observation.tensors[bias].double().cpu())
+        gradient = observation.tensors[bias].double().cpu()
+        size = 1.0 if has_size(observation) else _largest_size(probability, gradient)
+        expected = count * (probability - size * gradient)
         return _largest_remainders(expected, count)
 
     def reads(self, model: nn.Module) -> frozenset[str]:
@@ -165,6 +171,12 @@ class Counted:
         with torch.no_grad():
             logits = payload.forward(training=False)(payload.parameters, noise.to(device))
         return logits.double().softmax(1).mean(0).cpu()
+
+
+def _largest_size(probability: Tensor, gradient: Tensor) -> float:
+    """Return the largest s for which no class's probability - s * gradient is negative; `(K,)`."""
+    bounds = (probability / gradient)[gradient > 0]
+    return float(bounds.min()) if len(bounds) else 1.0
 
 
 def _largest_remainders(expected: Tensor, count: int) -> Tensor:

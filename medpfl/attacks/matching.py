@@ -97,6 +97,7 @@ class MatchingObjective:
                 unknowns=unknowns,
                 distance=distance,
                 priors=priors,
+                lr=self._update.lr,
                 device=self._shared.device,
             )
         self._evaluators: dict[bool, Evaluator] = {}
@@ -186,6 +187,9 @@ class MatchingObjective:
         inputs_norm, scores = self._unknowns.unpack(z)
         probabilities = labels if scores is None else scores.softmax(1)
         state = {**self._counters, **unflatten(buffers, self._buffer_shapes)}
+        if self._unknowns.surrogate is not None:
+            after = parameters - self._update.lr * observed
+            parameters = self._unknowns.network(z, parameters, after)
         sent = unflatten(parameters, self._shapes)
         dummy = self._update(
             forward_of(self._model, state),

@@ -30,6 +30,15 @@ def update_map_of(observation: Observation) -> UpdateMap:
     return UpdateMap.of(training_of(observation))
 
 
+def has_size(observation: Observation) -> bool:
+    """Say whether an update, in the unit of a gradient, has its size, and not its direction alone.
+
+    Args:
+        observation: as `as_gradient` returns it.
+    """
+    return observation.local_training is not None or observation.weights_rounding == 0
+
+
 def as_gradient(observation: Observation) -> Observation:
     """Return the update as the mean gradient along the client's way.
 

@@ -1,4 +1,4 @@
-"""What an attack searches for, as one vector: images and, where they are unknown, label scores."""
+"""What an attack searches for, as one vector: images, and what else is unknown beside them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medpfl.attacks.surrogate import Surrogate
 from medpfl.types import DataSpec
 
 # Where a sigmoid's slope is still a twentieth of its largest.
@@ -15,7 +16,9 @@ _DARKEST = 0.0125
 
 @dataclass(frozen=True)
 class Unknowns:
-    """How a row's vector of D unknowns is read: N images, then, if joint, N x K label scores.
+    """How a row's vector of D unknowns is read.
+
+    N images come first, then, if joint, N x K label scores, then the surrogate's unknown.
 
     Args:
         spec: the kind of data.
@@ -24,6 +27,7 @@ class Unknowns:
         joint_labels: whether the labels are unknowns, too.
         tied: whether all channels of a pixel are one unknown, a grey value in [0, 1].
         boxed: whether pixels are sigmoids of their unknowns, and so never leave (0, 1).
+        surrogate: at which network the dummy's gradient is taken; None: at the one sent.
     """
 
     spec: DataSpec
@@ -32,6 +36,7 @@ class Unknowns:
     joint_labels: bool
     tied: bool = False
     boxed: bool = False
+    surrogate: Surrogate | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -52,12 +57,18 @@ class Unknowns:
     def count(self) -> int:
         """D."""
         scores = self.images * self.classes if self.joint_labels else 0
-        return torch.Size(self.pixel_shape).numel() + scores
+        between = 0 if self.surrogate is None else 1
+        return torch.Size(self.pixel_shape).numel() + scores + between
 
-    def pack(self, images: Tensor, scores: Tensor) -> Tensor:
-        """Return the `(D,)` vector of images in input space and, if joint, label scores.
+    def pack(self, images: Tensor, scores: Tensor, *, solved: bool = False) -> Tensor:
+        """Return the `(D,)` vector with which a search begins.
 
         Boxed pixels are first moved a little away from black and white, which no sigmoid reaches.
+
+        Args:
+            images: `(N, C, *S)` in input space.
+            scores: `(N, K)` of the labels, if joint.
+            solved: whether the images come from a closed form.
         """
         if self.tied or self.boxed:
             images = self.spec.denormalise(images)
@@ -66,18 +77,38 @@ class Unknowns:
         if self.boxed:
             images = images.clamp(_DARKEST, 1 - _DARKEST).logit()
         parts = [images, scores] if self.joint_labels else [images]
+        if self.surrogate is not None:
+            parts.append(images.new_tensor(self.surrogate.first(solved=solved)))
         return torch.cat([part.flatten() for part in parts])
 
     def unpack(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return images `(N, C, *S)` in input space and label scores `(N, K)` or None."""
         count = torch.Size(self.pixel_shape).numel()
-        scores = z[count:].reshape(self.label_shape) if self.joint_labels else None
+        scores = None
+        if self.joint_labels:
+            labels = z[count : count + torch.Size(self.label_shape).numel()]
+            scores = labels.reshape(self.label_shape)
         images = z[:count].reshape(self.pixel_shape)
         if self.boxed:
             images = images.sigmoid()
         if self.tied or self.boxed:
             images = self.spec.normalise(images.expand(self.image_shape))
         return images, scores
+
+    def network(self, z: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """Return the weights at which the gradient is taken, between those before and after.
+
+        Args:
+            z: `(..., D)`; there must be a surrogate.
+            before: `(..., P)`, as the server sent them.
+            after: `(..., P)`, as the client's training left them.
+
+        Returns:
+            `(..., P)`.
+        """
+        if self.surrogate is None:
+            raise ValueError("without a surrogate the gradient is taken at the weights sent")
+        return before + self.surrogate.share(z[..., -1:]) * (after - before)
 
     def slope(self, z: Tensor) -> Tensor:
         """Return by how much each pixel's unknown rises where the pixel, in [0, 1], rises by one.
@@ -86,7 +117,7 @@ class Unknowns:
             z: `(D,)`.
 
         Returns:
-            `(D',)`, one entry a pixel; label scores have none.
+            `(D',)`, one entry a pixel; what comes after the pixels has none.
         """
         own = z[: torch.Size(self.pixel_shape).numel()]
         if self.boxed:

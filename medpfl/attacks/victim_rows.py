@@ -64,7 +64,8 @@ class VictimRows:
 
     def key(self, observation: Observation) -> Key:
         """Return the name of a victim's first restart."""
-        return Key(observation, 0, (Lead(Arrangement(self.parts.labels.labels(observation))),))
+        labels = self.parts.labels.labels(self.parts.seen(observation))
+        return Key(observation, 0, (Lead(Arrangement(labels)),))
 
     def row(self, key: Key, dtype: torch.dtype, target: Targets | None = None) -> Row[Key, Targets]:
         """Return a row at its start; its seconds count: a closed form is part of the attack.
@@ -191,13 +192,15 @@ class VictimRows:
             return key.point
         unknowns = self.unknowns(key.observation)
         stream = generator(self.seed, "start", key.observation.capture_id, key.restart)
-        if key.solution is not None and key.restart == 0:
-            images = key.solution.image.unsqueeze(0)
+        solution = key.solution if key.restart == 0 else None
+        if solution is not None:
+            images = solution.image.unsqueeze(0)
         elif isinstance(self.parts.start, Solving):
             images = self.parts.start.draw(key.observation, unknowns.image_shape, stream)
         else:
             images = self.parts.start(key.observation, unknowns.image_shape, stream)
-        return unknowns.pack(images, torch.randn(unknowns.label_shape, generator=stream))
+        scores = torch.randn(unknowns.label_shape, generator=stream)
+        return unknowns.pack(images, scores, solved=solution is not None)
 
 
 def _status(outcome: Outcome[Key], determined: float, distance: Distance) -> Status:
