@@ -68,6 +68,7 @@ def targets(network: ServerPayload, images: int, *, own: bool) -> Targets:
         if own
         else before.new_zeros(ROWS, 0),
         buffers=before.new_zeros(ROWS, 0),
+        order=torch.zeros(ROWS, 0, dtype=torch.int64),
     )
 
 
