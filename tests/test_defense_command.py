@@ -68,6 +68,7 @@ def test_a_sweep_over_defenses_says_which_is_which(command: Command, tmp_path: P
     named = ["none", "topk", "[clipping,sign]", "[sign,clipping]"]
     assert [row["defense"] for row in rows] == named
     assert [row["epsilon"] for row in rows] == [None, "inf", "inf", "inf"]
+    assert [row["bytes_sent_mean"] is None for row in rows] == [True, False, False, False]
     markdown = (tmp_path / "out/results.md").read_text()
     assert all(f"| {name} |" in markdown for name in named)
     for job, names in ((1, ["topk"]), (2, ["clipping", "sign"]), (3, ["sign", "clipping"])):

@@ -27,7 +27,7 @@ def _reason(parts: Sequence[object]) -> str:
     if all(isinstance(part, NoDefense) for part in parts):
         return "there is no defense"
     if not noisy:
-        return "no noise is added, so whoever has two candidates can tell which was sent"
+        return "no noise is added that could hide one image among others"
     if not clips:
         return "the update is not clipped, so noise of no scale hides what one image may add to it"
     if clips[0] > noisy[0]:

@@ -185,9 +185,11 @@ def _several(config: object) -> dict[str, str]:
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, object]:
     """Return a summary's single values, those of one's own measures last: ``mine_mean``."""
-    own = summary.get("measures") or {}
+    own, defense = summary.get("measures") or {}, at(summary, "defense.means")
+    means = defense if isinstance(defense, dict) else {}
     return {
         **{key: value for key, value in summary.items() if not isinstance(value, dict | list)},
+        **{f"{name}_mean": value for name, value in means.items()},
         **{f"{name}_{key}": value for name, means in own.items() for key, value in means.items()},
     }
 
