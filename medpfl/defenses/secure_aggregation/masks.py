@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.random import Philox
 from numpy.typing import NDArray
 
 Ring = NDArray[np.unsignedinteger[Any]]
@@ -38,14 +39,14 @@ def add_mask(into: Ring, seed: bytes, *, negative: bool = False) -> None:
             block += mask
 
 
-def _stream(seed: bytes) -> np.random.Philox:
+def _stream(seed: bytes) -> Philox:
     if len(seed) != SEED_BYTES:
         raise ValueError(f"a mask's seed has {SEED_BYTES} bytes, not {len(seed)}")
     words = np.frombuffer(seed, dtype="<u8").astype(np.uint64)
-    return np.random.Philox(key=words[:2], counter=np.array([0, 0, *words[2:]], dtype=np.uint64))
+    return Philox(key=words[:2], counter=np.array([0, 0, *words[2:]], dtype=np.uint64))
 
 
-def _entries(stream: np.random.Philox, count: int, dtype: np.dtype[Any]) -> Ring:
+def _entries(stream: Philox, count: int, dtype: np.dtype[Any]) -> Ring:
     """Return the next entries; every word of 64 bits holds one or two."""
     words = stream.random_raw(-(-count * dtype.itemsize // 8))
     return np.asarray(words, dtype="<u8").view(dtype.newbyteorder("<"))[:count]

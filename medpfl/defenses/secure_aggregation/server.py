@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from medpfl.defenses.secure_aggregation import x25519
 from medpfl.defenses.secure_aggregation.client import PAIRWISE
 from medpfl.defenses.secure_aggregation.derivation import derive
@@ -25,7 +27,7 @@ class Server:
         self.directory = dict(directory)
         self._quorum = quorum
         self._arrived: list[int] = []
-        self._total: Ring | None = None
+        self._total: Ring = np.zeros(0, dtype=np.uint64)
 
     def receive(self, number: int, masked: Ring) -> None:
         """Add a client's masked update to the sum.
@@ -39,11 +41,11 @@ class Server:
         """
         if number in self._arrived:
             raise ValueError(f"client {number} has sent its masked update before")
-        self._arrived.append(number)
-        if self._total is None:
-            self._total = masked.copy()
-        else:
+        if self._arrived:
             self._total += masked
+        else:
+            self._total = masked.copy()
+        self._arrived.append(number)
 
     @property
     def survivors(self) -> tuple[int, ...]:
@@ -69,7 +71,6 @@ class Server:
         """
         self.check_quorum(len(self.survivors), "sent a masked update")
         self.check_quorum(len(answers), "answered when asked for shares")
-        assert self._total is not None
         total = self._total.copy()
         for survivor in self.survivors:
             shares = {n + 1: answer.self_seeds[survivor] for n, answer in answers.items()}
