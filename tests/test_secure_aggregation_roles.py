@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from medpfl.defenses.secure_aggregation.agreement import Agreements
 from medpfl.defenses.secure_aggregation.client import Client
 from medpfl.defenses.secure_aggregation.messages import Unmasking
 from medpfl.defenses.secure_aggregation.server import Server
@@ -16,9 +15,8 @@ from medpfl.defenses.secure_aggregation.server import Server
 
 def meeting(count: int, quorum: int) -> tuple[list[Client], dict[int, Mapping[int, bytes]]]:
     """Return clients who have shared their keys, and what is in their mailboxes."""
-    agreements = Agreements()
     seeds = [hashlib.sha256(bytes([n])).digest() for n in range(count)]
-    clients = [Client(n, seed, quorum, agreements) for n, seed in enumerate(seeds)]
+    clients = [Client(n, seed, quorum) for n, seed in enumerate(seeds)]
     directory = {one.number: one.advertise_keys() for one in clients}
     sent = {one.number: one.share_keys(directory) for one in clients}
     mail = {n: {m: sent[m][n] for m in sent if m != n} for n in range(count)}

@@ -3,7 +3,8 @@
 A simulation of Bonawitz et al. 2017, in the order in which it is read: settings and entry point
 (`secure_aggregation`), what comes out (`aggregated`, `cost`), one run (`protocol`, `client`,
 `server`, `messages`), real numbers in a ring (`layout`, `fixed_point`), and what it is built from
-(`masks`, `sharing`, `sealing`, `agreement`, `x25519`, `derivation`). Not audited cryptography.
+(`masks`, `sharing`, `sealing`, `agreement`, `derivation`). Keys and sealed messages are by the
+`cryptography` package; the protocol around them is not audited cryptography.
 """
 
 from medpfl.defenses.secure_aggregation.aggregated import Aggregated, ServerView

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from medpfl.defenses.secure_aggregation.agreement import Agreements, KeyPair
+from medpfl.defenses.secure_aggregation.agreement import KeyPair
 from medpfl.defenses.secure_aggregation.derivation import derive
 from medpfl.defenses.secure_aggregation.masks import Ring, add_mask
 from medpfl.defenses.secure_aggregation.messages import ID_BYTES, PublicKeys, Shares, Unmasking
@@ -22,18 +22,17 @@ class Client:
         number: the client's, from 0.
         seed: 32 bytes that nobody else knows, new every round: all of its secrets come from them.
         quorum: how many shares give a secret.
-        agreements: where secrets are agreed on.
     """
 
-    def __init__(self, number: int, seed: bytes, quorum: int, agreements: Agreements) -> None:
+    def __init__(self, number: int, seed: bytes, quorum: int) -> None:
         self.number = number
         self._seed = seed
         self._quorum = quorum
-        self._agreements = agreements
         self._sealing = KeyPair(derive(seed, b"sealing key"))
         self._masking = KeyPair(derive(seed, b"masking key"))
         self._self_seed = derive(seed, b"self mask")
         self._others: Mapping[int, PublicKeys] = {}
+        self._sealing_secrets: dict[int, bytes] = {}
         self._held: dict[int, Shares] = {}
         self._answered = False
 
@@ -51,7 +50,8 @@ class Client:
             `{holder: sealed shares}`.
 
         Raises:
-            ValueError: fewer clients than the quorum, or two with the same key.
+            ValueError: fewer clients than the quorum, two with the same key, or a key with which
+                nothing secret can be agreed on.
         """
         if len(directory) < self._quorum:
             raise ValueError(f"{len(directory)} clients cannot be a quorum of {self._quorum}")
@@ -59,6 +59,7 @@ class Client:
         if len(set(keys)) < len(keys):
             raise ValueError("two of the advertised keys are the same: somebody is two clients")
         self._others = {n: keys for n, keys in directory.items() if n != self.number}
+        self._sealing_secrets = {n: self._sealing.agree(k.sealing) for n, k in self._others.items()}
         shares = self._split(directory)
         self._held[self.number] = shares.pop(self.number)
         return {holder: self._seal(share, holder) for holder, share in shares.items()}
@@ -80,7 +81,7 @@ class Client:
         masked = encoded.copy()
         add_mask(masked, self._self_seed)
         for other in arrived:
-            secret = self._agreements.between(self._masking, self._others[other].masking)
+            secret = self._masking.agree(self._others[other].masking)
             add_mask(masked, derive(secret, PAIRWISE), negative=self.number < other)
         return masked
 
@@ -122,12 +123,11 @@ class Client:
         }
 
     def _seal(self, shares: Shares, holder: int) -> bytes:
-        secret = self._agreements.between(self._sealing, self._others[holder].sealing)
-        return seal(secret, _way(self.number, holder), shares.to_bytes(self.number, holder))
+        message = shares.to_bytes(self.number, holder)
+        return seal(self._sealing_secrets[holder], _way(self.number, holder), message)
 
     def _unseal(self, sealed: bytes, sender: int) -> Shares:
-        secret = self._agreements.between(self._sealing, self._others[sender].sealing)
-        message = unseal(secret, _way(sender, self.number), sealed)
+        message = unseal(self._sealing_secrets[sender], _way(sender, self.number), sealed)
         return Shares.from_bytes(message, sender, self.number)
 
 

@@ -23,8 +23,7 @@ class PhaseCost:
         phase: which one.
         sent: `{client: bytes it sent}`.
         received: `{client: bytes it received}`.
-        client_seconds: of all clients together, one after another in this process; what two agree
-            on is computed once for both, so their own time for that would be twice as long.
+        client_seconds: of all clients together, one after another in this process.
         server_seconds: of the server.
     """
 

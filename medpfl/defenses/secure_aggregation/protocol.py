@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from medpfl.defenses.secure_aggregation.agreement import Agreements
 from medpfl.defenses.secure_aggregation.client import Client
 from medpfl.defenses.secure_aggregation.cost import Ledger
 from medpfl.defenses.secure_aggregation.masks import Ring
@@ -59,9 +58,8 @@ def run(
     Raises:
         MedpflError: fewer clients than the quorum are left.
     """
-    agreements = Agreements()
     with ledger.timing("advertise_keys", "client"):
-        clients = [Client(n, seed, quorum, agreements) for n, seed in enumerate(seeds)]
+        clients = [Client(n, seed, quorum) for n, seed in enumerate(seeds)]
     server = _advertise(clients, quorum, ledger)
     mailbox = _share(clients, server, ledger)
     here = [client for client in clients if client.number not in dropped]

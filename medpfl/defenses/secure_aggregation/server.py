@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from medpfl.defenses.secure_aggregation import x25519
+from medpfl.defenses.secure_aggregation.agreement import KeyPair
 from medpfl.defenses.secure_aggregation.client import PAIRWISE
 from medpfl.defenses.secure_aggregation.derivation import derive
 from medpfl.defenses.secure_aggregation.masks import Ring, add_mask
@@ -95,8 +95,9 @@ class Server:
 
     def _remove_pairwise(self, total: Ring, gone: int, private: bytes) -> None:
         """Undo what survivors added for a client whose own half of these masks never came."""
-        if x25519.public_key(private) != self.directory[gone].masking:
+        pair = KeyPair(private)
+        if pair.public != self.directory[gone].masking:
             raise ValueError(f"the shares of client {gone} do not give its key: some are wrong")
         for survivor in self.survivors:
-            secret = x25519.agree(private, self.directory[survivor].masking)
+            secret = pair.agree(self.directory[survivor].masking)
             add_mask(total, derive(secret, PAIRWISE), negative=survivor > gone)
