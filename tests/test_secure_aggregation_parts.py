@@ -20,6 +20,7 @@ from medpfl.defenses.secure_aggregation.sealing import TAG_BYTES, seal, unseal
 from medpfl.defenses.secure_aggregation.sharing import PRIME, reconstruct, split
 from medpfl.errors import ConfigurationError
 
+TO_YOU, FROM_YOU = b"from 1, to 2", b"from 2, to 1"
 secrets = st.binary(min_size=32, max_size=32)
 
 
@@ -60,23 +61,23 @@ def test_keys_for_two_purposes_are_two_keys():
 
 @given(secret=secrets, message=st.binary(max_size=200))
 def test_what_is_sealed_comes_back_and_is_hidden(secret, message):
-    sealed = seal(secret, b"to you", message)
+    sealed = seal(secret, TO_YOU, message)
     assert len(sealed) == len(message) + TAG_BYTES
-    assert unseal(secret, b"to you", sealed) == message
+    assert unseal(secret, TO_YOU, sealed) == message
     if len(message) > 8:  # shorter ones may hide as themselves
         assert message not in sealed
 
 
 def test_a_sealed_message_opens_for_its_recipient_alone_and_unchanged():
-    sealed = seal(seed(1), b"one to two", b"a share")
-    for secret, purpose in ((seed(2), b"one to two"), (seed(1), b"two to one")):
+    sealed = seal(seed(1), TO_YOU, b"a share")
+    for secret, nonce in ((seed(2), TO_YOU), (seed(1), FROM_YOU)):
         with pytest.raises(ValueError, match="changed on its way"):
-            unseal(secret, purpose, sealed)
+            unseal(secret, nonce, sealed)
     for place in range(len(sealed)):
         changed = bytearray(sealed)
         changed[place] ^= 1
         with pytest.raises(ValueError, match="changed on its way"):
-            unseal(seed(1), b"one to two", bytes(changed))
+            unseal(seed(1), TO_YOU, bytes(changed))
 
 
 def test_shares_name_their_sender_and_holder():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 
+@dataclass(frozen=True)
 class KeyPair:
     """A private key and its public one.
 
@@ -12,10 +15,14 @@ class KeyPair:
         private: 32 bytes, any of which are a key.
     """
 
-    def __init__(self, private: bytes) -> None:
-        self.private = private
-        self._key = X25519PrivateKey.from_private_bytes(private)
-        self.public = self._key.public_key().public_bytes_raw()
+    private: bytes = field(repr=False)
+    public: bytes = field(init=False)
+    _key: X25519PrivateKey = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        key = X25519PrivateKey.from_private_bytes(self.private)
+        object.__setattr__(self, "_key", key)
+        object.__setattr__(self, "public", key.public_key().public_bytes_raw())
 
     def agree(self, public: bytes) -> bytes:
         """Return the secret shared with the owner of a public key; both are 32 bytes.

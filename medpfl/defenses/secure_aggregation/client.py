@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from medpfl.defenses.secure_aggregation.agreement import KeyPair
 from medpfl.defenses.secure_aggregation.derivation import derive
 from medpfl.defenses.secure_aggregation.masks import Ring, add_mask
-from medpfl.defenses.secure_aggregation.messages import ID_BYTES, PublicKeys, Shares, Unmasking
-from medpfl.defenses.secure_aggregation.sealing import seal, unseal
+from medpfl.defenses.secure_aggregation.messages import PublicKeys, Shares, Unmasking
+from medpfl.defenses.secure_aggregation.sealing import NONCE_BYTES, seal, unseal
 from medpfl.defenses.secure_aggregation.sharing import split
 
 PAIRWISE = b"pairwise mask"
@@ -32,7 +32,7 @@ class Client:
         self._masking = KeyPair(derive(seed, b"masking key"))
         self._self_seed = derive(seed, b"self mask")
         self._others: Mapping[int, PublicKeys] = {}
-        self._sealing_secrets: dict[int, bytes] = {}
+        self._sealing_keys: dict[int, bytes] = {}
         self._held: dict[int, Shares] = {}
         self._answered = False
 
@@ -59,7 +59,7 @@ class Client:
         if len(set(keys)) < len(keys):
             raise ValueError("two of the advertised keys are the same: somebody is two clients")
         self._others = {n: keys for n, keys in directory.items() if n != self.number}
-        self._sealing_secrets = {n: self._sealing.agree(k.sealing) for n, k in self._others.items()}
+        self._sealing_keys = {n: self._sealing_key(k) for n, k in self._others.items()}
         shares = self._split(directory)
         self._held[self.number] = shares.pop(self.number)
         return {holder: self._seal(share, holder) for holder, share in shares.items()}
@@ -122,14 +122,19 @@ class Client:
             point - 1: Shares(self_seed=first[point], masking_key=second[point]) for point in points
         }
 
+    def _sealing_key(self, other: PublicKeys) -> bytes:
+        return derive(self._sealing.agree(other.sealing), b"sealed messages")
+
     def _seal(self, shares: Shares, holder: int) -> bytes:
         message = shares.to_bytes(self.number, holder)
-        return seal(self._sealing_secrets[holder], _way(self.number, holder), message)
+        return seal(self._sealing_keys[holder], _way(self.number, holder), message)
 
     def _unseal(self, sealed: bytes, sender: int) -> Shares:
-        message = unseal(self._sealing_secrets[sender], _way(sender, self.number), sealed)
+        message = unseal(self._sealing_keys[sender], _way(sender, self.number), sealed)
         return Shares.from_bytes(message, sender, self.number)
 
 
 def _way(sender: int, holder: int) -> bytes:
-    return sender.to_bytes(ID_BYTES, "big") + holder.to_bytes(ID_BYTES, "big")
+    """Return the nonce of the one message that goes this way in a round."""
+    half = NONCE_BYTES // 2
+    return sender.to_bytes(half, "big") + holder.to_bytes(half, "big")

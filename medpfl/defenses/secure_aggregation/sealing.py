@@ -9,37 +9,31 @@ from __future__ import annotations
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from medpfl.defenses.secure_aggregation.derivation import derive
-
+NONCE_BYTES = 12
 TAG_BYTES = 16
-# A key seals one message alone, so that no nonce ever comes twice under it.
-_NONCE = bytes(12)
 
 
-def seal(secret: bytes, purpose: bytes, message: bytes) -> bytes:
+def seal(key: bytes, nonce: bytes, message: bytes) -> bytes:
     """Return a sealed message, `TAG_BYTES` longer.
 
     Args:
-        secret: shared by sender and recipient, new every round.
-        purpose: sender and recipient; the same one twice would use a key twice.
+        key: 32 bytes that sender and recipient have, new every round.
+        nonce: `NONCE_BYTES` that say from whom to whom; twice under one key, they would give both
+            messages away.
         message: what to hide.
     """
-    return _cipher(secret, purpose).encrypt(_NONCE, message, None)
+    return AESGCM(key).encrypt(nonce, message, None)
 
 
-def unseal(secret: bytes, purpose: bytes, sealed: bytes) -> bytes:
-    """Return what was sealed with the same secret and purpose.
+def unseal(key: bytes, nonce: bytes, sealed: bytes) -> bytes:
+    """Return what was sealed with the same key and nonce.
 
     Raises:
         ValueError: it was not, or somebody changed it on the way.
     """
     try:
-        return _cipher(secret, purpose).decrypt(_NONCE, sealed, None)
+        return AESGCM(key).decrypt(nonce, sealed, None)
     except InvalidTag as error:
         raise ValueError(
             "a sealed message was changed on its way, or is for somebody else"
         ) from error
-
-
-def _cipher(secret: bytes, purpose: bytes) -> AESGCM:
-    return AESGCM(derive(secret, b"seal" + purpose))
