@@ -45,7 +45,6 @@ SHORTER = {
     "gradinv_trained": ("attack.restarts=2", "model.weights=null"),
     "scale_free": ("attack.restarts=2",),
     "second_order": ("attack.restarts=2", "attack.polish.max_steps=1", "attack.polish.solver=cg"),
-    "surrogate": ("attack.restarts=2",),
 }
 ATTACKS = sorted(path.stem for path in (CONF / "attack").glob("[!_]*.yaml"))
 # Updates side by side are summed in another order, which float32 searches magnify.
