@@ -15,6 +15,7 @@ from test_defense_parts import ENTRIES, an_update, flat, update_of
 
 from medpfl.defenses import (
     Clipping,
+    DefenseReport,
     Defenses,
     Gaussian,
     NoDefense,
@@ -123,10 +124,24 @@ def test_without_feedback_nothing_is_kept(part) -> None:
     assert not composed(part).on_update(an_update(), state, seeded(1)).state
 
 
+class Halved:
+    """A part of one's own."""
+
+    name = "halved"
+
+    def describe(self):
+        return None
+
+    def on_update(self, update, generator):
+        tensors = {name: tensor / 2 for name, tensor in update.tensors.items()}
+        return replace(update, tensors=tensors), DefenseReport()
+
+
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
         ([NoDefense()], "there is no defense"),
+        ([CLIP, Halved()], "nothing is known of what Halved guarantees"),
         ([CLIP], "no noise is added"),
         ([TopK(fraction=0.1), Quantise()], "no noise is added"),
         ([NOISE], "the update is not clipped, so noise of no scale"),

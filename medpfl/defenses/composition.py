@@ -57,8 +57,7 @@ class Defended:
 class Defenses:
     """What clients do against reconstruction: parts, called in their order.
 
-    Parts that act inside training come first, as they act first. `add hooks here`: a part that has
-    another hook is asked where that hook belongs.
+    Parts that act inside training come first, as they act first.
 
     Args:
         parts: `{name: part}` in their order, at least one.

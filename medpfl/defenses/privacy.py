@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from medpfl.defenses.clipping import Clipping
 from medpfl.defenses.none import NoDefense
 from medpfl.defenses.perturbation import Perturbation
+from medpfl.settings.slots import is_ours
 from medpfl.types import Privacy
 
 
@@ -26,6 +27,9 @@ def _reason(parts: Sequence[object]) -> str:
     noisy = [place for place, part in enumerate(parts) if isinstance(part, Perturbation)]
     if all(isinstance(part, NoDefense) for part in parts):
         return "there is no defense"
+    unknown = [type(part).__name__ for part in parts if not is_ours(part)]
+    if unknown:
+        return f"nothing is known of what {', '.join(unknown)} guarantees"
     if not noisy:
         return "no noise is added that could hide one image among others"
     if not clips:

@@ -64,11 +64,12 @@ def _lack(part: object, name: str, member: object) -> Iterator[str]:
     elif inspect.isfunction(member):
         # a torch module can be called with anything, its forward cannot
         own = getattr(part, "forward" if name == "__call__" and hasattr(part, "forward") else name)
-        if not callable(own) or not _takes(own, member, strict=_is_ours(part)):
+        if not callable(own) or not _takes(own, member, strict=is_ours(part)):
             yield f"{'call' if name == '__call__' else name}({', '.join(_names(member))})"
 
 
-def _is_ours(part: object) -> bool:
+def is_ours(part: object) -> bool:
+    """Tell whether a part is of this package."""
     return type(part).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
