@@ -17,7 +17,7 @@ from medpfl.training import LocalTraining
 from medpfl.types import Observation
 
 # Of few arrangements, chance draws some many times before it has drawn all.
-_DRAWS_EACH = 50
+_DRAWS_EACH = 20
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,26 @@ class Arrangement:
 @checked("attack.arrangements")
 @dataclass(frozen=True, kw_only=True)
 class Arrangements:
-    """Short searches under every arrangement, of which the better part goes on, and again.
+    """Arrangements are drawn; the likeliest are searched under for a while, and the better go on.
 
     A client that trains in local batches sends an update that depends on which images were in a
-    batch together, and on their labels. Counting labels says how many there are of each, not where;
-    an order may be withheld. A wrong arrangement cannot explain the update to the end, so that the
-    objective alone tells which was right: successive halving (Jamieson and Talwalkar 2016), until
-    as many are left as there are restarts, which begin there.
+    batch together, and on their labels. Counting labels says of one step how many there are of
+    each, not where; over several steps the network changes too much for counting; an order may be
+    withheld. Already on blank images, training under the right arrangement leads to nearly the
+    update that was seen. After that a wrong one cannot explain the update to the end, so that the
+    objective alone tells: successive halving (Jamieson and Talwalkar 2016), until as many are left
+    as there are restarts, which begin there.
 
     Args:
-        most: arrangements tried; where there are more, drawn by chance.
+        considered: arrangements held against the update on blank images; where there are more,
+            drawn by chance.
+        most: searched under.
         steps: of the first short search; each next one takes longer as fewer take part.
         keep: the share that goes on.
     """
 
-    most: Annotated[int, Range(2, 10_000)] = 48
+    considered: Annotated[int, Range(2, 1_000_000)] = 512
+    most: Annotated[int, Range(1, 10_000)] = 12
     steps: Annotated[int, Range(1, 100_000)] = 60
     keep: Annotated[float, Range(0, 1, "()")] = 1 / 3
 
@@ -60,7 +65,7 @@ class Arrangements:
         observation: Observation,
         labels: Tensor | None,
         *,
-        placed: bool,
+        classes: int | None,
         generator: torch.Generator,
     ) -> list[Arrangement]:
         """Return the arrangements to try, all different to the update map; at least one.
@@ -68,7 +73,8 @@ class Arrangements:
         Args:
             observation: the update.
             labels: `(N,)`, or None where they are searched for.
-            placed: whether they belong to the images in the client's own numbering.
+            classes: where labels were counted, of how many; None where they were granted, and so
+                belong to the client's own numbering.
             generator: draws them.
         """
         training, count = training_of(observation), observation.num_examples
@@ -76,11 +82,11 @@ class Arrangements:
             raise ValueError("the number of examples is withheld: call ThreatModel.require first")
         given = observation.local_training
         ordered = given is None or given.order is not None or not given.shuffle
-        settled = labels is None or (placed and ordered)
+        settled = labels is None or (classes is None and ordered)
         if settled and ordered:
             return [Arrangement(labels)]
-        draw = _Draw(training, labels, count, settled, ordered, generator)
-        return list(draw.different(self.most))
+        draw = _Draw(training, labels, count, settled, ordered, classes, generator)
+        return list(draw.different(self.considered))
 
     def survivors(self, count: int, restarts: int) -> int:
         """Return how many of `count` arrangements go on to the next search."""
@@ -94,6 +100,7 @@ class _Draw:
     images: int
     settled: bool
     ordered: bool
+    classes: int | None
     generator: torch.Generator
 
     def different(self, most: int) -> Iterator[Arrangement]:
@@ -113,10 +120,15 @@ class _Draw:
     def _drawn(self) -> tuple[Tensor | None, LocalTraining]:
         labels, training = self.labels, self.training
         if labels is not None and not self.settled:
-            labels = labels[torch.randperm(self.images, generator=self.generator)]
+            labels = self._labels(labels)
         if not self.ordered:
             training = training.drawn(self.images, self.generator)
         return labels, training
+
+    def _labels(self, labels: Tensor) -> Tensor:
+        if self.classes is None:
+            return labels[torch.randperm(self.images, generator=self.generator)]
+        return torch.randint(self.classes, (self.images,), generator=self.generator)
 
 
 def _flat(training: LocalTraining) -> Tensor:

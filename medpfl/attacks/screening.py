@@ -9,12 +9,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from medpfl.attacks.arrangements import Arrangements
-from medpfl.attacks.matching import Targets
+from medpfl.attacks.arrangements import Arrangement, Arrangements
+from medpfl.attacks.matching import MatchingObjective, Targets
 from medpfl.attacks.stages import Key, Lead
 from medpfl.attacks.victim_rows import VictimRows
 from medpfl.optim.scheduler import Scheduler
 from medpfl.seeding import generator
+
+# How bright blank images are: as most of a scan, and as most of a photograph.
+_BLANKS = (0.2, 0.5)
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,8 @@ class Screening:
     Args:
         arrangements: what is tried, and how long.
         rows: what a row is.
-        placed: whether labels, where they are given, belong to the client's own numbering.
+        counted: whether labels, where they are given, were counted.
+        objective: of single rows.
         restarts: of a victim.
         dtype: the attacker's precision.
         seed: the run's.
@@ -33,7 +38,8 @@ class Screening:
 
     arrangements: Arrangements
     rows: VictimRows
-    placed: bool
+    counted: bool
+    objective: MatchingObjective
     restarts: int
     dtype: torch.dtype
     seed: int
@@ -45,16 +51,40 @@ class Screening:
         possible = self.arrangements.of(
             key.observation,
             key.arrangement.labels,
-            placed=self.placed,
+            classes=self.rows.unknowns(key.observation).classes if self.counted else None,
             generator=generator(self.seed, "arrangements", name),
         )
+        evaluations = 0
+        if len(possible) > self.arrangements.most:
+            evaluations = len(_BLANKS) * len(possible)
+            possible = self._likeliest(key, possible)
         key = replace(key, leads=tuple(map(Lead, possible)))
-        steps, evaluations = self.arrangements.steps, 0
+        steps = self.arrangements.steps
         while len(key.leads) > self.restarts:
             key, more = self._halved(key, steps)
             evaluations += more
             steps = math.ceil(steps / self.arrangements.keep)
         return replace(key, spent=(evaluations, time.perf_counter() - began))
+
+    def _likeliest(self, key: Key, possible: list[Arrangement]) -> list[Arrangement]:
+        """Return the arrangements under which blank images explain the update best."""
+        unknowns, shared = self.rows.unknowns(key.observation), self.rows.target(key, self.dtype)
+        values = torch.full((len(possible),), math.inf, dtype=self.dtype)
+        for level in _BLANKS:
+            images = unknowns.spec.normalise(torch.full(unknowns.image_shape, level))
+            z = unknowns.pack(images, torch.zeros(unknowns.label_shape))
+            z = z.to(self.rows.device, self.dtype)
+            for first in range(0, len(possible), _AT_ONCE):
+                part = slice(first, first + _AT_ONCE)
+                targets = [self._target(key, a, shared) for a in possible[part]]
+                value, _ = self.objective(z.expand(len(targets), -1), targets[0].join(*targets[1:]))
+                values[part] = values[part].fmin(value.cpu())
+        best = values.argsort(stable=True)[: self.arrangements.most]
+        return [possible[i] for i in best.tolist()]
+
+    def _target(self, key: Key, arrangement: Arrangement, shared: Targets) -> Targets:
+        target = self.rows.target(replace(key, leads=(Lead(arrangement),)), self.dtype)
+        return replace(target, gradient=shared.gradient)
 
     def _halved(self, key: Key, steps: int) -> tuple[Key, int]:
         """Return the better part of the leads, each so many steps further, and the evaluations."""

@@ -186,7 +186,8 @@ class Solver:
         return Screening(
             arrangements=search.arrangements,
             rows=self.rows,
-            placed=not isinstance(self.parts.labels, ReadOff),
+            counted=isinstance(self.parts.labels, ReadOff),
+            objective=self.objective(search.stages[0], chunk=self.at_once()),
             restarts=search.restarts,
             dtype=search.stages[0].dtype,
             seed=self.context.seed,
