@@ -111,8 +111,8 @@ def test_a_known_order_leaves_the_places_of_counted_labels_open() -> None:
     found = tried(observation, [0, 0, 1, 2], classes=4, considered=400)
     assert all(order is None for _, order in found)
     assert found[0][0] == [0, 0, 1, 2]
-    # No two images are together in both epochs, so that each may have any label.
-    assert len({tuple(labels or ()) for labels, _ in found}) == 4**4
+    # Over several steps counts are no more than a guess: every number of each label is tried.
+    assert len({tuple(sorted(labels or ())) for labels, _ in found}) == 35
 
 
 @pytest.mark.parametrize(
@@ -226,16 +226,15 @@ def test_the_better_arrangements_go_on_from_where_they_were() -> None:
         solver._screening, restarts=2, scheduler=lambda steps: Known(objective, steps, log)
     )
     key = solver.rows.key(observation)
-    counted = key.arrangement.labels.tolist()
     key = screening.led(key)
     assert log[0] > log[1] >= 2
     assert [math.ceil(a / 3) for a in log[:-1]] <= log[1:]
     assert len(key.leads) == 2
     first = [int(lead.arrangement.labels[0]) for lead in key.leads]
-    assert first == [min(label for label in counted if label)] * 2
+    assert first == [1, 1]
     row = solver.rows.row(key, torch.float64)
     assert torch.equal(row.start, key.leads[0].point.double())
-    assert key.spent[0] == 7 * sum(log)
+    assert key.spent[0] == 2 * 512 + 7 * sum(log)
     anew = solver.rows.row(replace(key, restart=2), torch.float64)
     assert key.point is not None
     assert not torch.equal(anew.start, row.start)
@@ -308,3 +307,18 @@ def test_dimitrovs_attack_hands_in_as_many_images_as_the_client_has() -> None:
 def test_what_does_not_go_together_is_said(settings_, words) -> None:
     with pytest.raises(ConfigurationError, match=words):
         build(config(*settings_, "dataset=phantom"))
+
+
+def test_blank_images_tell_the_likely_arrangements() -> None:
+    parts = experiment(*ATTACK, "federation.local.lr=0.05", "threat.local_training=partial")
+    capture = parts.source.sample()
+    observation = as_gradient(capture.observation)
+    solver = parts.attack._solver(parts.attack._problem(observation), context())
+    screening, key = solver._screening, solver.rows.key(observation)
+    possible = screening.arrangements.of(observation, None, classes=6, generator=seeded())
+    labels = torch.tensor([[0, 2, 4, 1], [3, 3, 3, 3], capture.truth.labels.tolist()])
+    possible = [replace(possible[0], labels=placed) for placed in labels]
+    likeliest = replace(screening, arrangements=Arrangements(considered=3, most=1))._likeliest(
+        key, possible
+    )
+    assert sorted(likeliest[0].labels.tolist()) == sorted(capture.truth.labels.tolist())
