@@ -52,11 +52,10 @@ def check_arrangements(
     arranged: bool, *, grouped: bool, separate: bool, joint: bool, surrogate: bool
 ) -> None:
     """Raise a `ConfigurationError` where what is unknown of the order is dealt with twice."""
-    if surrogate and (arranged or separate):
-        setting = "arrangements" if arranged else "epochs"
+    if surrogate and separate:
         raise ConfigurationError(
-            f"attack.{setting}: a surrogate's one gradient has no order. Use "
-            f"attack.{setting}=null, or attack.surrogate=null"
+            "attack.epochs: a surrogate's one gradient has no epochs. Use attack.epochs=null, or "
+            "attack.surrogate=null"
         )
     if separate and joint:
         raise ConfigurationError(
