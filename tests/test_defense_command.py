@@ -41,7 +41,7 @@ FLAT = {"_target_": "medpfl.defenses.Perturbation", "noise": {"_target_": "x", "
         ("defense=[topk,3]", "defense=[topk,3]: choose one of clipping, masking"),
         ("defense=[topk,[sign]]", "defense=[topk,[sign]]: choose one of clipping, masking"),
         ("defense=[none,topk]", "defense=[none,topk]: none goes alone"),
-        ("attack=[cpl,dlg]", "attack=[cpl,dlg]: choose one of cpl, dlg"),
+        ("attack=[cpl,dlg]", "attack=[cpl,dlg]: choose one of cpl, dimitrov"),
         ("+defense=[topk]", "defense is chosen without a + in front: defense=OPTION"),
         ("~defense", "every run needs one, so choose one of clipping"),
         ("defense.topk.fraction=0.1", "defense.topk: topk is not chosen. Choose it with defense="),
