@@ -87,8 +87,9 @@ def command(
 
     yield run
     # Hydra sets up logging, and the command closes its files to others, for the whole process.
+    # Handlers of libraries stay open: absl's would close pytest's own stream.
     for handler in root.handlers:
-        if handler not in handlers:
+        if handler not in handlers and isinstance(handler, logging.FileHandler):
             handler.close()
     root.handlers[:], root.level = handlers, level
     os.umask(umask)

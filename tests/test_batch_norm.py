@@ -99,6 +99,7 @@ def objective(seen: Observation, truth: Truth) -> float:
         labels=functional.one_hot(truth.labels, SPEC.num_classes).double().unsqueeze(0),
         parameters=torch.empty(1, 0),
         buffers=torch.empty(1, 0),
+        order=torch.empty(1, 0, dtype=torch.int64),
     )
     value, _ = matching(SPEC.normalise(truth.inputs).double().flatten().unsqueeze(0), targets)
     return float(value)

@@ -109,6 +109,11 @@ def reconstruct(
         ConfigurationError: breaching is not installed.
     """
     library = _breaching()
+    if observation.kind == "delta" and "features" in (chosen.config.regularization or {}):
+        raise ConfigurationError(
+            f"breaching's {chosen.name} reads features off the network, which it does not do where "
+            "it unrolls local steps: leave it out of --configurations"
+        )
     payload, shared = as_dictionaries(observation, None if chosen.labels_hidden else labels)
     setup = {"device": torch.device("cpu"), "dtype": torch.float}
     attacker = library.attacks.prepare_attack(
