@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, reduce
 from typing import Literal, get_args
 
+from absl import logging as absl_logging
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
@@ -19,6 +21,10 @@ from medpfl.accounting.mechanism import Mechanism, Releases, neighbours_of
 from medpfl.errors import ConfigurationError
 from medpfl.settings.hints import check_value
 from medpfl.settings.ranges import Delta, Steps
+
+# It took the stream of the moment it was made, which may be somebody's for a while, and would close
+# that with all of logging's handlers.
+absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 Accountant = Literal["pld", "rdp"]
 
