@@ -142,8 +142,8 @@ def bound_of(
             training; made once, it serves all updates of a round. None leaves van Trees out.
 
     Returns:
-        ``bound_fil``; of the mean squared error a pixel, ``bound_cramer_rao``,
-        ``bound_cramer_rao_trace`` and, with `expected`, ``bound_van_trees``, each with ``..._error``,
+        ``bound_fil``; ``bound_cramer_rao``, ``bound_cramer_rao_trace`` and, with `expected`,
+        ``bound_van_trees`` of the mean squared error a pixel; each with ``..._error``,
         one standard deviation of what was drawn for it; with a prior, ``bound_prior``, the error
         of whoever sees no update; ``bound_effective_rank``.
     """
