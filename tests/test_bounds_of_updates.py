@@ -71,7 +71,7 @@ def test_a_biased_linear_layer_with_squared_loss():
 def test_the_map_is_the_client_s(local, training):
     spec = normalised(2, 4, 4)
     torch.manual_seed(0)
-    payload = sent(Smooth(2, 3, 4), training=training)
+    payload = sent(Smooth(2, 3, 4), batch_norm="train_private" if training else "eval_public")
     truth = victim_of(spec, [2, 0])
     pixel_map = PixelMap.of(payload, truth.labels, training=local, spec=spec, tied=False)
     update = pixel_map.update(truth.inputs.double().flatten())

@@ -49,7 +49,7 @@ def capture(
         sent=payload.parameters,
         model=DLG,
         spec=SPEC,
-        mode="eval",
+        batch_norm="eval_public",
         local_training=update.local_training if told else None,
         num_examples=len(labels),
         truth=truth if known else None,

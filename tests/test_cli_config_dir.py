@@ -130,7 +130,7 @@ def test_what_options_begin_with_is_none_itself(command: Command, own) -> None:
     for setting in ("attack=_engine", "attack=_base", "+attack=_engine"):
         assert refused(command("--config-dir=mine", setting))
     told = refused(command("--config-dir=mine", "attack=_engine"))
-    assert "attack=_engine: no such option. Choose one of cpl, dlg, " in told
+    assert "attack=_engine: no such option. Choose one of cpl, dimitrov, " in told
     told = refused(command("--config-dir=mine", "attack=engine"))
     assert "_engine" not in told
     assert "attack=cpl,_engine: no such option" in refused(command("-m", "attack=cpl,_engine"))

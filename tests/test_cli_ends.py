@@ -91,7 +91,7 @@ def test_version_and_help(command: Command) -> None:
             "--hydra-help",
         ):
             assert words in told
-        assert "attack: cpl, dlg, gradinv," in told
+        assert "attack: cpl, dimitrov, dlg," in told
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def refused(done: Finished) -> str:
     ("argument", "words"),
     [
         ("atack=cpl", "atack: no such setting; did you mean attack? Choose from dataset, prep"),
-        ("attack=cpll", "attack=cpll: no such option; did you mean cpl? Choose one of cpl, dlg"),
-        ("attack=xyz", "attack=xyz: no such option. Choose one of cpl, dlg, gradinv, "),
+        ("attack=cpll", "attack=cpll: no such option; did you mean cpl? Choose one of cpl, dim"),
+        ("attack=xyz", "attack=xyz: no such option. Choose one of cpl, dimitrov, "),
         ("n_image=3", "n_image: no such setting; did you mean n_images? Choose from"),
         ("attack.restart=3", "attack.restart: no such setting; did you mean attack.restarts?"),
         ("attack.optimizer.rate=3", "attack.optimizer.rate: no such setting. Choose from lr, max"),
