@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from bound_maps import Smooth, client_sends, drawn, linear_map, no_network, normalised
-from helpers import payload_of, sample_images, seeded, sent, spec_of, victim_of
+from helpers import (
+    context,
+    observe,
+    payload_of,
+    sample_images,
+    seeded,
+    sent,
+    spec_of,
+    victim_of,
+)
 from torch import Tensor
 from torch.func import jacrev, vmap
 
+from medpfl.attacks import GradientMatching
+from medpfl.attacks.distances import SquaredError
+from medpfl.attacks.labels import Known
+from medpfl.attacks.starts import Normal
 from medpfl.bounds.fisher import bound_of, expected_information, information
 from medpfl.bounds.pixels import PixelMap
 from medpfl.bounds.prior import GaussianPrior
 from medpfl.data import ImageFolder, Preprocess
 from medpfl.errors import ConfigurationError
+from medpfl.optim import LBFGS
+from medpfl.seeding import generator
 from medpfl.training import LocalTraining, UpdateMap
+from medpfl.types import Truth
 
 FEDAVG = LocalTraining(algorithm="fedavg", epochs=2, batch_size=1, lr=0.3)
 
@@ -292,6 +309,42 @@ def test_no_attacker_of_a_network_is_nearer_than_van_trees(local, labels, std):
     assert reached > bound - 3 * float(errors.std()) / seeds**0.5
     assert bound < 0.95 * prior.variance  # else nothing was tested
     assert reached < 1.5 * bound
+
+
+def test_our_own_attack_is_not_nearer_than_van_trees():
+    spec, victims, std = spec_of(1, 6, 6), 12, 1e-3
+    payload = payload_of("dlg_cnn", spec)
+    pixel_map = PixelMap.of(
+        payload, torch.tensor([1]), training=LocalTraining(), spec=spec, tied=False
+    )
+    prior = GaussianPrior.isotropic(torch.full((36,), 0.5), 0.15**2)
+    images = prior.draw(victims, seeded(1)).reshape(victims, 1, 1, 6, 6)
+    points = [prior.draw(1, seeded(100 + n)).reshape(1, 1, 6, 6) for n in range(16)]
+    bound = expected_information(pixel_map, points).van_trees(std, prior).mse
+    seen = []
+    for number, image in enumerate(images):
+        truth = Truth(inputs=image.float(), labels=torch.tensor([1]), ids=(f"{number}",))
+        clean = observe(payload, spec, truth, capture_id=f"{number}")
+        noise = generator(number, "noise")
+        noisy = {
+            n: t + std * torch.randn(t.shape, generator=noise) for n, t in clean.tensors.items()
+        }
+        seen.append(replace(clean, tensors=noisy))
+    attack = GradientMatching(
+        name="dlg",
+        start=Normal(),
+        labels=Known(),
+        distance=SquaredError(),
+        optimizer=LBFGS(max_steps=4, max_iter=20, line_search="strong_wolfe", scale_free=True),
+        precision="float64",
+        trace_points=0,
+    )
+    found = {r.capture_id: r.inputs for r in attack.reconstruct(iter(seen), context())}
+    errors = torch.stack(
+        [(found[f"{n}"].double() - image).square().mean() for n, image in enumerate(images)]
+    )
+    assert float(errors.mean()) > bound - 3 * float(errors.std()) / victims**0.5
+    assert bound < 0.9 * prior.variance
 
 
 # What is asked
