@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from torch import nn
 
+from medpfl.attacks.adaptation import adapted
 from medpfl.attacks.arrangements import Arrangements
 from medpfl.attacks.base import AttackContext
 from medpfl.attacks.combinations import check_arrangements, check_group, check_projections, choose
@@ -26,7 +27,7 @@ from medpfl.attacks.labels import LabelStrategy, ReadOff
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.problem import Problem, problems
 from medpfl.attacks.projection import Projection
-from medpfl.attacks.reading import as_gradient
+from medpfl.attacks.reading import as_gradient, unit_of
 from medpfl.attacks.solver import Solver
 from medpfl.attacks.stages import Precision, check_curvature, stages_of
 from medpfl.attacks.starts import Start
@@ -244,12 +245,15 @@ class GradientMatching:
             update=self._parts.update_map(observation),
             unknowns=self._parts.unknowns(observation),
             copies=self._parts.copies(observation),
+            defense=observation.defense or (),
+            unit=unit_of(observation),
         )
 
     def _solver(self, problem: Problem, context: AttackContext) -> Solver:
+        parts, search = adapted(self._parts, self._search, problem)
         return Solver(
-            parts=self._parts,
-            search=self._search,
+            parts=parts,
+            search=search,
             machine=self._machine,
             problem=problem,
             context=context,

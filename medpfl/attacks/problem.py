@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.structure import architecture
 from medpfl.training import UpdateMap
-from medpfl.types import Observation, ServerPayload
+from medpfl.types import DefenseFacts, Observation, ServerPayload
 
 T = TypeVar("T")
 
@@ -25,6 +25,10 @@ class Problem:
         update: from images to update.
         unknowns: how a row's vector is read.
         copies: how many times each image is among the unknowns.
+        defense: what is known of the client's defense, in its order; none of it where that is
+            withheld, or where there is none.
+        unit: how much of the update, as it was sent, one unit of a gradient is: learning rate times
+            steps of a delta, where they are known.
     """
 
     payload: ServerPayload
@@ -33,6 +37,8 @@ class Problem:
     update: UpdateMap
     unknowns: Unknowns
     copies: int = 1
+    defense: tuple[DefenseFacts, ...] = ()
+    unit: float = 1.0
 
     def key(self) -> Hashable:
         """Return what must be equal for rows to be evaluated together, payloads aside."""
@@ -40,7 +46,8 @@ class Problem:
         shapes = tuple((name, p.shape, p.device) for name, p in payload.parameters.items())
         statistics = tuple((name, b.shape) for name, b in payload.buffers.items())
         network = (architecture(payload.model), payload.training, shapes, statistics)
-        return (network, self.names, self.update, self.unknowns, self.copies)
+        known = (self.update, self.unknowns, self.copies, self.defense, self.unit)
+        return (network, self.names, *known)
 
 
 ProblemOf = Callable[[Observation], Problem]

@@ -39,6 +39,15 @@ def has_size(observation: Observation) -> bool:
     return observation.local_training is not None or observation.weights_rounding == 0
 
 
+def unit_of(observation: Observation) -> float:
+    """Return how much of the update, as it was sent, one unit of a gradient is; positive.
+
+    Learning rate times steps of a delta; 1 of a gradient, and where these are withheld.
+    """
+    update = update_map_of(observation)
+    return update.lr * update.steps
+
+
 def as_gradient(observation: Observation) -> Observation:
     """Return the update as the mean gradient along the client's way.
 
@@ -47,9 +56,7 @@ def as_gradient(observation: Observation) -> Observation:
     """
     if observation.kind == "gradient":
         return observation
-    update = update_map_of(observation)
-    known = observation.local_training is not None
-    scale = -update.lr * update.steps if known else -1.0
+    update, scale = update_map_of(observation), -unit_of(observation)
     tensors = {name: tensor / scale for name, tensor in observation.tensors.items()}
     rounding = _WEIGHT_ROUNDING * update.steps**0.5 / abs(scale)
     return replace(observation, kind="gradient", tensors=tensors, weights_rounding=rounding)
