@@ -136,7 +136,7 @@ class ThreatModel:
         )
 
     def _known_aggregate(self, aggregate: Aggregate | None) -> Aggregate | None:
-        """Return what is known of a sum: who is in it and the step are the server's own business."""
+        """Return what is known of a sum; who is in it and the step, the server knows itself."""
         if aggregate is None:
             return None
         granted = self.granted

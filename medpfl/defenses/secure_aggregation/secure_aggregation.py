@@ -95,9 +95,10 @@ class SecureAggregation:
     def describe(self) -> str | None:
         """See `Part.describe`."""
         gone = f", {100 * self.dropouts:g} % of the clients drop out" if self.dropouts else ""
+        step, largest = self.fixed_point.step, self.clip_range
         return (
-            f"the server sees the sum over a round's clients, rounded to {self.fixed_point.step:.2g}"
-            f" in [-{self.clip_range:g}, {self.clip_range:g}]{gone}"
+            f"the server sees the sum over a round's clients, in steps of {step:.2g} within "
+            f"[-{largest:g}, {largest:g}]{gone}"
         )
 
     def facts(self) -> SecureAggregationFacts:
