@@ -96,7 +96,7 @@ def test_the_server_sees_the_mean_of_what_clients_send_to_half_a_step(settings, 
     sums = captures(*settings, *whole, f"defense={defense}", SECURE)
     plain = defense.strip("[]").split(",")[0]
     singles = captures(*settings, *whole, f"defense={plain}")
-    assert [s.capture_id for s in sums][0].startswith("round-000/aggregate")
+    assert sums[0].capture_id.startswith("round-000/aggregate")
     for number, capture in enumerate(sums):
         own = [s for s in singles if len(sums) == 1 or s.capture_id.endswith(f"batch-{number}")]
         seen = capture.observation
@@ -230,6 +230,13 @@ def test_an_attack_reads_a_sum_by_the_map_that_made_it(local):
     assert bool(update_map_of(observation).clients) == (local is LOCAL)
 
 
+def test_where_images_of_a_batch_act_on_each_other_each_client_has_a_gradient_of_its_own():
+    seen = summed(ThreatModel(knows=KNOWS), replace(LOCAL, epochs=1, batch_size=None), (3, 1))
+    in_train_mode = replace(seen, payload=replace(seen.payload, batch_norm="train_private"))
+    assert update_map_of(seen) == UpdateMap(lr=LOCAL.lr)
+    assert [(c.images, c.steps) for c in update_map_of(in_train_mode).clients] == [(3, 1), (1, 1)]
+
+
 def test_a_server_is_granted_sizes_and_orders_by_name_and_the_step_always():
     for knows, told in (
         ([], (None, None)),
@@ -311,6 +318,6 @@ def test_a_captured_sum_is_observed_as_the_sum_itself(tmp_path):
         with pytest.raises(Exception, match=message):
             write_capture(tmp_path / "other", **{**given, **broken})
     file = ("attack=scale_free", "source=file", f"source.path={tmp_path}")
-    with pytest.raises(ConfigurationError, match="1 of the 1 captures in .* are sums"):
+    with pytest.raises(ConfigurationError, match=r"1 of the 1 captures in .* are sums"):
         experiment(*file, "threat.aggregation=individual")
     assert experiment(*file, SECURE).source.plan[0].images == 4
