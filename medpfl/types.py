@@ -383,6 +383,8 @@ class ImageScore:
     unexplained: float = math.nan
     agreement: float = math.nan
     grain: float = math.nan
+    identification_rank: float = math.nan
+    identification_candidates: int | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     defense: Mapping[str, float] = field(default_factory=dict)
 

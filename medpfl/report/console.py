@@ -246,6 +246,8 @@ def _rates(summary: Summary, threshold: float) -> Table:
     if summary.leaked is not None:
         table.add_row("at least recognisable", Text(_leaked(summary), style="bold"))
         table.add_row("grades", _grades(summary))
+    if summary.n_identification:
+        table.add_row("identified", _identified(summary))
     if n:
         table.add_row("ceiling", f"{format_percent(summary.asr_ceiling)}: {_ceiling(summary)}")
         table.add_row("zero gradient", format_rate(zero, n))
@@ -283,6 +285,23 @@ def _grades(summary: Summary) -> str:
         f"unrelated pairs 1 % exceed {format_number(s.unrelated_ssim, 2)}\n"
         f"recognisable: told from {s.others} other images; "
         f"so is the mean image of {format_percent(s.leaked_mean_image)}"
+    )
+
+
+def _identified(summary: Summary) -> str:
+    """Return how often the original came first among the dataset's images, beside chance."""
+    s = summary
+    rate = format_rate(
+        s.identification_top1 or 0.0,
+        s.n_identification or 0,
+        low=s.identification_top1_low,
+        high=s.identification_top1_high,
+    )
+    by_chance = format_percent(s.identification_top1_chance)
+    return (
+        f"{rate}; by chance {by_chance}\n"
+        f"mean reciprocal rank {format_number(s.identification_mrr)}; "
+        f"by chance {format_number(s.identification_mrr_chance)}"
     )
 
 
