@@ -46,7 +46,7 @@ def capture(tmp_path: Path) -> Path:
         (put("client", value=1.0), "client must be a whole number"),
         (put("num_examples", value=3), "tells of 2 images, and num_examples of 3"),
         (put("num_examples", value=0), "num_examples must be a whole number from 1"),
-        (put("labels", value=[0, 3]), "labels must be a list of whole numbers from 0 to 2"),
+        (put("labels", value=[0, 3]), "from 0 to 2, and has 3 among them"),
         (put("labels", value=[0]), "labels tells of 1 images"),
         (put("labels", value=[1, 0]), "labels are not those that the manifest states"),
         (put("truth_ids", value=["a", "a"]), "holds a name twice"),

@@ -171,6 +171,13 @@ class Simulation:
                 yield f"BatchNorm: {IN_WORDS[f.batch_norm]}"
         if f.local.kind == "delta":
             yield f.local.describe()
+        if f.is_shared and f.local.batch_size is not None:
+            few = sum(len(shard) < f.local.batch_size for shard in self.shards)
+            if few:
+                yield (
+                    f"{few} of {len(self.shards)} clients have fewer images than a local batch of "
+                    f"{f.local.batch_size}: all of them are one step"
+                )
 
     def _models(
         self, left: list[Planned], diary: Diary | None, states: ClientStates | None = None
