@@ -328,11 +328,14 @@ def _restarts(summary: Summary) -> str:
 def _sent(defense: DefenseSummary) -> str:
     """Return what a defended update costs and has left, as means."""
     means, words = defense.means, []
-    if "bytes_sent" in means:
-        words.append(f"{means['bytes_sent']:,.0f} bytes an update")
     if "expansion" in means:
+        words.append(f"{means['bytes_sent']:,.0f} bytes a client and round")
         words.append(f"{format_number(means['expansion'])} times the plain update's")
         words.append(f"{format_seconds(means['aggregation_seconds'])} to add up a round")
+        if means["entries_clipped"]:
+            words.append(f"{means['entries_clipped']:,.0f} entries a round cut to clip_range")
+    elif "bytes_sent" in means:
+        words.append(f"{means['bytes_sent']:,.0f} bytes an update")
     if means.get("share_sent", 1.0) < 1:
         words.append(f"{format_percent(means['share_sent'])} of its entries")
     if "clip_factor" in means:
