@@ -193,7 +193,8 @@ def _local_steps(observation: Observation, labels: Tensor | None) -> dict[str, A
         raise ConfigurationError(
             "breaching unrolls one client's local steps of plain SGD on batches of one size, in "
             "turn and with labels given: set federation.local.shuffle=false, momentum=0 and "
-            "optimizer=sgd, threat.local_training=full, and take configurations that are told the labels"
+            "optimizer=sgd, threat.local_training=full, and take configurations that are told "
+            "the labels"
         )
     steps = training.in_turn(count).order or ()
     return {
