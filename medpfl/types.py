@@ -217,6 +217,36 @@ DEFENSE_COLUMNS = ("sent_norm", "share_sent", "bytes_sent", "clip_factor", "resi
 """Columns of ``metrics.csv`` that a table has where a defense defines them; see `UpdateFacts`."""
 
 
+BOUND_COLUMNS = (
+    *("bound_mse", "bound_mse_error", "bound_psnr_db", "posterior_mse", "prior_mse"),
+    *("cramer_rao_mse", "cramer_rao_mse_error", "fisher_loss"),
+    *("effective_rank", "effective_rank_error"),
+)
+"""Columns of ``metrics.csv`` that a table has where bounds apply; see `UpdateBound`."""
+
+
+@dataclass(frozen=True)
+class UpdateBound:
+    """What an update tells of its images at most; judgement, and never the attacker's.
+
+    Args:
+        columns: of each image by `BOUND_COLUMNS`, those that are known. ``bound_mse``: the least
+            mean squared error a pixel of any attacker, on average over images of these classes (van
+            Trees); ``bound_psnr_db`` the same in decibels. ``posterior_mse``: what the update leaves
+            open of this image where noise is low: no bound, as one image is no average.
+            ``prior_mse``: of an attacker that sees no update. ``cramer_rao_mse``: the least error of
+            an attacker that is right on average over the noise. ``fisher_loss``: the largest
+            singular value of the Jacobian over the noise's scale, of the whole update, and
+            ``effective_rank`` of that Jacobian. ``..._error``: one standard deviation of what was
+            drawn or averaged for it; 0 where it is exact.
+        left: `(N, C, *S)`, C 1 where channels are one unknown: the variance of each pixel that the
+            update leaves, whose mean is ``posterior_mse``; None where that is not known.
+    """
+
+    columns: tuple[Mapping[str, float], ...]
+    left: Tensor | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True)
 class UpdateFacts:
     """What the client's side knows about one update; it explains a score and never the attack.
@@ -252,6 +282,9 @@ class Capture:
         facts: what the client's side knows, or None.
         round: rounds that the global model was trained for, counted from 0.
         client: number of the client, counted from 0.
+        training: how the update was computed, whatever of it the attacker is told; None where
+            nobody knows.
+        defense: the parameters of the client's defense, in the same way.
     """
 
     observation: Observation
@@ -259,6 +292,8 @@ class Capture:
     facts: UpdateFacts | None
     round: int
     client: int
+    training: LocalTraining | None = None
+    defense: tuple[DefenseFacts, ...] | None = None
 
     @property
     def capture_id(self) -> str:
@@ -321,13 +356,17 @@ class Reconstruction:
     runner_up: Tensor | None = field(default=None, repr=False)
 
 
+_BY_COLUMN = ("measures", "defense", "bounds")
+
+
 @dataclass(frozen=True)
 class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
     Columns that came later have a default, NaN, None or no text: not computed, so that older
-    records can be read. `measures` holds what ``metrics.measures`` asks for and `defense` what a
-    defense did (`DEFENSE_COLUMNS`), each value by its own column, where there are any.
+    records can be read. `measures` holds what ``metrics.measures`` asks for, `defense` what a
+    defense did (`DEFENSE_COLUMNS`) and `bounds` what no attack exceeds (`BOUND_COLUMNS`), each value
+    by its own column, where there are any.
 
     Of an image whose truth nobody knows, everything that needs the truth is NaN, None or no text.
     Its `success` is False here, as it counts for nothing, and empty in the record: ask `judged`.
@@ -372,11 +411,12 @@ class ImageScore:
     grain: float = math.nan
     measures: Mapping[str, float] = field(default_factory=dict)
     defense: Mapping[str, float] = field(default_factory=dict)
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def fixed_columns(cls) -> tuple[str, ...]:
         """Return the columns that every table has, in order."""
-        return tuple(f.name for f in fields(cls) if f.name not in ("measures", "defense"))
+        return tuple(f.name for f in fields(cls) if f.name not in _BY_COLUMN)
 
     @property
     def judged(self) -> bool:
@@ -384,7 +424,7 @@ class ImageScore:
         return not math.isnan(self.ssim)
 
     def row(self) -> dict[str, object]:
-        """Return `{column: value}` as it is written, those of a defense and of measures last."""
+        """Return `{column: value}` as it is written, those that not every table has last."""
         fixed = {name: getattr(self, name) for name in self.fixed_columns()}
         known = {} if self.judged else {"success": None}
-        return {**fixed, **known, **self.defense, **self.measures}
+        return {**fixed, **known, **self.defense, **self.bounds, **self.measures}

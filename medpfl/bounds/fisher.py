@@ -30,7 +30,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medpfl.bounds.exact import ExactInformation, gram_matrix
+from medpfl.bounds.exact import ExactInformation
 from medpfl.bounds.information import Information, Spectrum
 from medpfl.bounds.pixels import PixelMap
 from medpfl.bounds.prior import GaussianPrior
@@ -166,7 +166,7 @@ def _mean_gram(pixel_map: PixelMap, points: Sequence[Tensor]) -> Tensor:
     count = pixel_map.unknowns
     total = torch.zeros((count, count), dtype=torch.float64, device=points[0].device)
     for inputs in points:
-        total += gram_matrix(pixel_map.gram_at(inputs), total)
+        total += pixel_map.gram_matrix(inputs)
     return total / len(points)
 
 

@@ -212,7 +212,15 @@ class Simulation:
             parameters=self.capturing.names_of(list(payload.parameters)),
             defense=self.defense.facts(),
         )
-        return Capture(observation, truth, sent.facts, planned.round, planned.client)
+        return Capture(
+            observation,
+            truth,
+            sent.facts,
+            planned.round,
+            planned.client,
+            training=sent.update.local_training,
+            defense=self.defense.facts(),
+        )
 
     @cached_property
     def _payload(self) -> Callable[[str], ServerPayload]:
