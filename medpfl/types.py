@@ -232,10 +232,10 @@ class UpdateBound:
     Args:
         columns: of each image by `BOUND_COLUMNS`, those that are known. ``bound_mse``: the least
             mean squared error a pixel of any attacker, on average over images of these classes (van
-            Trees); ``bound_psnr_db`` the same in decibels. ``posterior_mse``: what the update leaves
-            open of this image where noise is low: no bound, as one image is no average.
-            ``prior_mse``: of an attacker that sees no update. ``cramer_rao_mse``: the least error of
-            an attacker that is right on average over the noise. ``fisher_loss``: the largest
+            Trees); ``bound_psnr_db`` the same in decibels. ``posterior_mse``: what the update
+            leaves open of this image where noise is low: no bound, as one image is no average.
+            ``prior_mse``: of an attacker that sees no update. ``cramer_rao_mse``: the least error
+            of an attacker that is right on average over the noise. ``fisher_loss``: the largest
             singular value of the Jacobian over the noise's scale, of the whole update, and
             ``effective_rank`` of that Jacobian. ``..._error``: one standard deviation of what was
             drawn or averaged for it; 0 where it is exact.
@@ -365,8 +365,8 @@ class ImageScore:
 
     Columns that came later have a default, NaN, None or no text: not computed, so that older
     records can be read. `measures` holds what ``metrics.measures`` asks for, `defense` what a
-    defense did (`DEFENSE_COLUMNS`) and `bounds` what no attack exceeds (`BOUND_COLUMNS`), each value
-    by its own column, where there are any.
+    defense did (`DEFENSE_COLUMNS`) and `bounds` what no attack exceeds (`BOUND_COLUMNS`), each
+    value by its own column, where there are any.
 
     Of an image whose truth nobody knows, everything that needs the truth is NaN, None or no text.
     Its `success` is False here, as it counts for nothing, and empty in the record: ask `judged`.

@@ -161,7 +161,10 @@ class PixelMap:
             if split == 1:
                 return torch.stack([_pushed(self.update, pixels, row).detach() for row in rows])
             return torch.cat(
-                [_pushed_side_by_side(self.update, pixels, some) for some in rows.split(split)]
+                [
+                    _pushed_side_by_side(self.update, pixels, some)
+                    for some in torch.split(rows, split)
+                ]
             )
 
         return product
@@ -253,9 +256,7 @@ def unknown_pixels(inputs: Tensor, *, tied: bool) -> Tensor:
     return pixels.flatten(1)
 
 
-def _pushed_side_by_side(
-    function: Callable[[Tensor], Tensor], at: Tensor, rows: Tensor
-) -> Tensor:
+def _pushed_side_by_side(function: Callable[[Tensor], Tensor], at: Tensor, rows: Tensor) -> Tensor:
     pushed: Tensor = vmap(lambda row: _pushed(function, at, row))(rows)
     return pushed.detach()
 

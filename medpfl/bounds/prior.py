@@ -107,14 +107,15 @@ class GaussianPrior:
         Raises:
             ConfigurationError: no class has two images, or images that are all the same.
         """
-        free = len(labels) - len(labels.unique())
+        classes = torch.unique(labels).tolist()
+        free = len(labels) - len(classes)
         if free < 1:
             raise ConfigurationError(
-                f"{len(labels)} public images of {len(labels.unique())} classes have no covariance "
-                "within a class: give at least 2 of one class"
+                f"{len(labels)} public images of {len(classes)} classes have no covariance within "
+                "a class: give at least 2 of one class"
             )
         pixels = unknown_pixels(inputs, tied=tied).reshape(len(inputs), -1, *inputs.shape[2:])
-        means = {int(c): pixels[labels == c].mean(0) for c in labels.unique()}
+        means = {c: pixels[labels == c].mean(0) for c in classes}
         centred = pixels - torch.stack([means[int(c)] for c in labels])
         still = centred.flatten(1)
         square = (1 - _MOVED) * still.T @ still / free + _MOVED * _moved_covariance(centred) / free

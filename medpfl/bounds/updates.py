@@ -25,8 +25,8 @@ from medpfl.settings.ranges import Range, Steps
 from medpfl.training import LocalTraining
 from medpfl.types import Capture, DataSpec, ServerPayload, UpdateBound
 
-LARGEST = 50_000_000
-"""Unknowns times numbers of an update, up to which an exact J'J takes some ten seconds."""
+LARGEST = 20_000_000
+"""Unknowns times numbers of an update, up to which an exact J'J takes some three seconds."""
 _MOST_OF_PRIOR = 4_096
 _KEPT = 16
 _JUMPS = (
@@ -283,11 +283,13 @@ class BoundUpdates:
             )
         unknowns = torch.Size(self._spec.shape[1:] if self._tied else self._spec.shape).numel()
         if unknowns * len(() if capture.truth is None else capture.truth.ids) > _MOST_OF_PRIOR:
-            return NoBound(reason=f"a covariance of {unknowns:,} unknowns is too large to be formed")
+            return NoBound(
+                reason=f"a covariance of {unknowns:,} unknowns is too large to be formed"
+            )
         public = self._images()
         if public is None:
             return NoBound(reason="the dataset has no held-out images to learn a covariance from")
-        for label in () if capture.truth is None else capture.truth.labels.unique().tolist():
+        for label in () if capture.truth is None else torch.unique(capture.truth.labels).tolist():
             there = int((public.labels == label).sum())
             if there < PARTS:
                 return NoBound(reason=f"of class {label} there are {there} held-out images")
@@ -303,9 +305,7 @@ class BoundUpdates:
             public = self._images()
             if public is None:
                 raise ConfigurationError("bounds: there are no public images")
-            self._prior = GaussianPrior.from_classes(
-                public.inputs, public.labels, tied=self._tied
-            )
+            self._prior = GaussianPrior.from_classes(public.inputs, public.labels, tied=self._tied)
         return self._prior
 
 

@@ -22,15 +22,13 @@ class BoundSummary:
         n: images that they are over.
         means: means over these images of the columns that bounds have in ``metrics.csv``; of
             ``bound_psnr_db``, what the mean error is in decibels.
-        attack_mse: the attack's mean squared error over the same images.
-        attack_psnr_db: the same in decibels; not the mean of the images' own.
+        attack_mse: the attack's mean squared error over the same images; None without any.
         note: why bounds are left out, or some of them; None where they are not.
     """
 
     n: int
     means: Mapping[str, float]
     attack_mse: float | None
-    attack_psnr_db: float | None
     note: str | None
 
 
@@ -48,27 +46,24 @@ def bounds_of(scores: Sequence[ImageScore], note: str | None = None) -> dict[str
         return {}
     kept = {n: [s.bounds[n] for s in bounded if n in s.bounds] for n in BOUND_COLUMNS}
     means = {name: fmean(values) for name, values in kept.items() if values}
-    found: dict[str, Any] = {}
+    attack = fmean(s.mse for s in bounded) if bounded else None
+    found: dict[str, Any] = {
+        "attack_psnr_db": None if attack is None else psnr_db_of(attack),
+        "bounds": BoundSummary(n=len(bounded), means=means, attack_mse=attack, note=note),
+    }
     if "bound_mse" in means:
         means["bound_psnr_db"] = psnr_db_of(means["bound_mse"])
-        found = {"bound_mse": means["bound_mse"], "bound_psnr_db": means["bound_psnr_db"]}
-    attack = fmean(s.mse for s in bounded) if bounded else None
-    return {
-        **found,
-        "bounds": BoundSummary(
-            n=len(bounded),
-            means=means,
-            attack_mse=attack,
-            attack_psnr_db=None if attack is None else psnr_db_of(attack),
-            note=note,
-        ),
-    }
+        found |= {"bound_mse": means["bound_mse"], "bound_psnr_db": means["bound_psnr_db"]}
+    return found
 
 
 def beaten(scores: Sequence[ImageScore]) -> str | None:
     """Return a caution where the attack is nearer than the bound on average; else None."""
-    pairs = [(s.mse, s.bounds["bound_mse"], s.bounds["bound_mse_error"]) for s in scores if s.judged
-             and "bound_mse" in s.bounds]
+    pairs = [
+        (s.mse, s.bounds["bound_mse"], s.bounds["bound_mse_error"])
+        for s in scores
+        if s.judged and "bound_mse" in s.bounds
+    ]
     if len(pairs) < 2:
         return None
     apart = [mse - bound for mse, bound, _ in pairs]

@@ -103,6 +103,8 @@ class Summary:
         bound_mse: mean over the bounded images of the least mean squared error of any attacker, on
             average over images like these; None where no such bound applies.
         bound_psnr_db: the same in decibels: what no attack exceeds on average.
+        attack_psnr_db: the attack's mean squared error over the same images in decibels; not the
+            mean of the images' own.
         bounds: what else bounds say, and why some are left out; None where none are asked for.
     """
 
@@ -160,6 +162,7 @@ class Summary:
     defense: DefenseSummary | None = None
     bound_mse: float | None = None
     bound_psnr_db: float | None = None
+    attack_psnr_db: float | None = None
     bounds: BoundSummary | None = None
 
 
