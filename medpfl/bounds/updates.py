@@ -167,6 +167,8 @@ class BoundUpdates:
         """Return what an update releases, or why nothing bounds it, before anything is computed."""
         if capture.truth is None or capture.training is None:
             return NoBound(reason="nobody knows the images, or how the update came about")
+        if self._tied and not bool((capture.truth.inputs == capture.truth.inputs[:, :1]).all()):
+            return NoBound(reason="an image has a tint, and those of its dataset have none")
         if capture.observation.buffers is not None:
             return NoBound(reason="BatchNorm's statistics are seen as well, and carry no noise")
         release = release_of(capture.defense)
@@ -297,7 +299,12 @@ class BoundUpdates:
 
     def _images(self) -> PublicImages | None:
         if self._public is None:
-            self._public = self._read(self._settings.public_images)
+            found = self._read(self._settings.public_images)
+            if found is not None and self._tied:
+                # Of a dataset that is called greyscale, a few images may have a tint.
+                grey = found.inputs.mean(1, keepdim=True).expand_as(found.inputs)
+                found = PublicImages(inputs=grey, labels=found.labels)
+            self._public = found
         return self._public
 
     def _of_images(self) -> GaussianPrior:

@@ -70,8 +70,9 @@ def bound_figure(path: Path, items: Sequence[BoundedItem], *, title: str, synthe
     caption = (
         "Right: the standard deviation that is left of each pixel once the noisy update is seen, "
         "beside what covariance and mean of held-out images tell. Dark: the update shows the "
-        "pixel; bright: it is hidden. Its mean square approaches what the best attack reaches where noise "
-        "is low, and is no bound by itself: on average over images none is nearer than van Trees."
+        "pixel; bright: it is hidden. Its mean square approaches what the best attack reaches "
+        "where noise is low, and is no bound by itself: on average over images none is nearer "
+        "than van Trees."
     )
     head = head_inches(caption, _WIDTH) + 0.3
     height = head + (_SIDE + _GAP) * len(shown) + _BELOW
