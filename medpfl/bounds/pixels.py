@@ -141,7 +141,7 @@ class PixelMap:
             self.probabilities.double(),
             gradient=self.gradient,
         )
-        unit = self.update_map.lr * self.update_map.steps
+        unit = self.update_map.unit
         sent = self.before({name: t * unit for name, t in tensors.items()})
         return torch.cat([t.flatten() for name, t in sent.items() if self._sees(name)])
 

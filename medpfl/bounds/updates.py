@@ -167,6 +167,11 @@ class BoundUpdates:
         """Return what an update releases, or why nothing bounds it, before anything is computed."""
         if capture.truth is None or capture.training is None:
             return NoBound(reason="nobody knows the images, or how the update came about")
+        if capture.observation.aggregate is not None:
+            return NoBound(
+                reason="a sum of clients is seen, which tells less of each than its own update; "
+                "threat.aggregation=individual bounds that"
+            )
         if self._tied and not bool((capture.truth.inputs == capture.truth.inputs[:, :1]).all()):
             return NoBound(reason="an image has a tint, and those of its dataset have none")
         if capture.observation.buffers is not None:
