@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from PIL import Image
 from records import run_json, table
 from torch import nn
 
+from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.bounds.expectation import PARTS, Expected, expected
 from medpfl.bounds.pixels import PixelMap
 from medpfl.bounds.prior import GaussianPrior
@@ -33,7 +34,7 @@ from medpfl.report.record import RunRecord
 from medpfl.report.victim_file import load_victim
 from medpfl.runner import run
 from medpfl.training import LocalTraining
-from medpfl.types import BOUND_COLUMNS, Capture, ImageScore
+from medpfl.types import Capture, DefenseFacts, ImageScore
 
 TINY = (
     *("attack=dlg", "n_images=2", "preprocess.size=12", "dataset.kinds=[head]"),
@@ -181,6 +182,25 @@ def test_what_a_defense_releases(parts, std, clips) -> None:
     assert isinstance(found, Release)
     assert (found.std, len(found.before)) == (std, clips)
     assert found.remembers == any(isinstance(part, TopK) for part in parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd(DefenseFacts):
+    """What DP-SGD tells of itself."""
+
+    name: str = "dp_sgd"
+    max_grad_norm: float = 0.5
+    norm: str = "l2"
+    law: str = "gaussian"
+    noise_scale: float = 1.5
+
+
+def test_of_dp_sgd_one_image_is_bounded() -> None:
+    found = release_of([Sgd()])
+    assert isinstance(found, Release)
+    assert (found.std, found.before) == (1.5, (Clip(max_norm=0.5, per="update"),))
+    assert found.alone
+    assert isinstance(release_of([Sgd(norm="l1")]), NoBound)
 
 
 @pytest.mark.parametrize(

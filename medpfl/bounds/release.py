@@ -66,12 +66,15 @@ class Release:
         law: the noise in words.
         before: what is done to the update before noise is added, in order.
         remembers: whether later rounds also send what was kept of earlier ones.
+        alone: whether this is the release of one image in one step only, as where every image's
+            gradient is clipped by itself.
     """
 
     std: float
     law: str
     before: tuple[Clip, ...] = ()
     remembers: bool = False
+    alone: bool = False
 
     def clipped(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return an update as it is just before noise is added."""
@@ -93,6 +96,8 @@ def release_of(parts: Sequence[DefenseFacts] | None) -> Release | NoBound:
     for place, part in enumerate(parts):
         if isinstance(part, PerturbationFacts):
             return _noisy(part, tuple(before), parts[place + 1 :])
+        if part.name == "dp_sgd":
+            return _every_image_clipped(part, parts[place + 1 :])
         if not isinstance(part, ClippingFacts):
             after = [p for p in parts[place:] if isinstance(p, PerturbationFacts)]
             why = f"{part.name} in front of the noise jumps as pixels move" if after else _NO_NOISE
@@ -117,5 +122,25 @@ def _noisy(
         std=noise.scale,
         law=_LAWS[noise.law].format(noise.scale),
         before=before,
-        remembers=any(getattr(part, "error_feedback", False) for part in after),
+        remembers=_remember(after),
     )
+
+
+def _every_image_clipped(sgd: DefenseFacts, after: Sequence[DefenseFacts]) -> Release | NoBound:
+    """Return what DP-SGD releases of one image in one step: clip(g) and noise.
+
+    Both are divided by the same number afterwards, which adds and takes away nothing.
+    """
+    told = {name: getattr(sgd, name, None) for name in ("norm", "law", "max_grad_norm")}
+    scale = float(getattr(sgd, "noise_scale", 0.0) or 0.0)
+    if scale <= 0:
+        return NoBound(reason=_NO_NOISE)
+    if told["norm"] != "l2" or told["law"] not in _LAWS or told["max_grad_norm"] is None:
+        return NoBound(reason="of DP-SGD with another norm than l2 none is derived")
+    clip = Clip(max_norm=float(told["max_grad_norm"]), per="update")
+    law = _LAWS[str(told["law"])].format(scale)
+    return Release(std=scale, law=law, before=(clip,), remembers=_remember(after), alone=True)
+
+
+def _remember(after: Sequence[DefenseFacts]) -> bool:
+    return any(getattr(part, "error_feedback", False) for part in after)

@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 import torch
 from torch import Tensor, nn
 
+from medpfl.bounds.columns import UpdateBound
 from medpfl.bounds.expectation import PARTS, Expected, expected
 from medpfl.bounds.fisher import affordable, information
 from medpfl.bounds.information import Bound
@@ -23,7 +24,7 @@ from medpfl.seeding import generator
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range, Steps
 from medpfl.training import LocalTraining
-from medpfl.types import Capture, DataSpec, ServerPayload, UpdateBound
+from medpfl.types import Capture, DataSpec, ServerPayload
 
 LARGEST = 20_000_000
 """Unknowns times numbers of an update, up to which an exact J'J takes some three seconds."""
@@ -181,6 +182,11 @@ class BoundUpdates:
             return release
         if release.remembers and capture.round > 0:
             return NoBound(reason="the update holds what was kept of the rounds before it, as well")
+        if release.alone and (len(capture.truth.ids) > 1 or capture.training.kind != "gradient"):
+            return NoBound(
+                reason="every image is clipped by itself, and several images or steps are one "
+                "update: see epsilon and what follows from it"
+            )
         pixel_map, largest = self._map(capture, release), self._settings.largest
         size = pixel_map.unknowns * pixel_map.entries
         if largest is not None and size > largest:

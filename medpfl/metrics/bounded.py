@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.metrics.image_quality import psnr_db_of
-from medpfl.types import BOUND_COLUMNS, ImageScore
+from medpfl.types import ImageScore
 
 _OFTEN = 3.0
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from medpfl.bounds.columns import BOUND_COLUMNS, UpdateBound
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import psnr_db_of, ssim_per_image
 from medpfl.metrics.line_up import Likeness
@@ -25,7 +26,6 @@ from medpfl.seeding import generator
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
 from medpfl.types import (
-    BOUND_COLUMNS,
     DEFENSE_COLUMNS,
     Capture,
     DataSpec,
@@ -33,7 +33,6 @@ from medpfl.types import (
     Reconstruction,
     Trace,
     Truth,
-    UpdateBound,
     UpdateFacts,
 )
 

@@ -19,6 +19,7 @@ from medpfl._atomic import (
     replacing,
     write_text,
 )
+from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.errors import MedpflError
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.scoring import Judgement
@@ -29,7 +30,7 @@ from medpfl.report.run_folder import held, occupied, resume_command, unwritable
 from medpfl.report.tables import csv_table
 from medpfl.report.victim_file import VictimRecord, load_victim, safe_name, save_victim
 from medpfl.source import Described, Planned
-from medpfl.types import BOUND_COLUMNS, DEFENSE_COLUMNS, Capture, ImageScore, Reconstruction
+from medpfl.types import DEFENSE_COLUMNS, Capture, ImageScore, Reconstruction
 
 __all__ = [
     "COLUMNS",

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medpfl._atomic import replacing
+from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.errors import MedpflError
-from medpfl.types import BOUND_COLUMNS, DEFENSE_COLUMNS, ImageScore, Trace
+from medpfl.types import DEFENSE_COLUMNS, ImageScore, Trace
 
 _CLEAN_PIECE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")
 _LONGEST_NAME = 120
