@@ -31,6 +31,7 @@ from medpfl.report.bound_plan import BoundPlan, plan_bounds
 from medpfl.report.bound_words import in_words
 from medpfl.report.jobs import collect
 from medpfl.report.record import RunRecord
+from medpfl.report.sweep import write_report
 from medpfl.report.victim_file import load_victim
 from medpfl.runner import run
 from medpfl.training import LocalTraining
@@ -95,6 +96,8 @@ def test_tables_of_sweeps_have_them(bounded: Path) -> None:
     (row,) = collect(bounded.parent)
     assert row["bound_psnr_db"] == run_json(bounded)["summary"]["bound_psnr_db"]
     assert row["attack_psnr_db"] is not None
+    told = write_report(bounded.parent).results_md.read_text()
+    assert f"| {row['attack_psnr_db']:.1f} | {row['bound_psnr_db']:.1f} |" in told
 
 
 @pytest.mark.parametrize(

@@ -284,11 +284,13 @@ def _jobs(numbers: Sequence[int]) -> str:
 def _markdown(outcome: SweepOutcome, sweep_dir: Path) -> str:
     axes = varying_columns(outcome.rows)
     own = own_measures(outcome.rows)
-    header = ["job", *axes, *_measures({}, own), "status"]
+    bounded = _is_bounded(outcome.rows)
+    header = ["job", *axes, *_measures({}, own, bounded=bounded), "status"]
     lines = []
     for row in outcome.rows:
         varied = (_text(row[axis]) for axis in axes)
-        lines.append([str(row["job"]), *varied, *_measures(row, own).values(), _ended(row)])
+        measured = _measures(row, own, bounded=bounded).values()
+        lines.append([str(row["job"]), *varied, *measured, _ended(row)])
     said = "".join(
         f"- {_jobs(jobs)}: {sentence}.\n"
         for sentence, jobs in _cautions(outcome.rows, sweep_dir).items()
@@ -299,10 +301,14 @@ def _markdown(outcome: SweepOutcome, sweep_dir: Path) -> str:
 
 def _last(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the headings that say most of these jobs, beside their rates."""
-    if any(row.get("bound_psnr_db") is not None for row in rows):
+    if _is_bounded(rows):
         return _BOUND
     noisy = any(row.get("noise_scale_mean") is not None for row in rows)
     return _NOISE if noisy else _TIME
+
+
+def _is_bounded(rows: Sequence[Row]) -> bool:
+    return any(row.get("bound_psnr_db") is not None for row in rows)
 
 
 def _brief(row: Row, own: Sequence[str], last: Sequence[str]) -> list[str | Text]:
@@ -310,7 +316,7 @@ def _brief(row: Row, own: Sequence[str], last: Sequence[str]) -> list[str | Text
     if row["status"] != COMPLETE:
         empty = [""] * (len(_BRIEF) - 1 + len(own) + len(last))
         return [Text(row["status"], style=ERROR_STYLE), *empty]
-    measured = _measures(row, own)
+    measured = _measures(row, own, bounded=last == _BOUND)
     rate = f"{measured['ASR'].removesuffix(' %')} {measured['95 %']}"
     leaked = measured["recognisable"].removesuffix(" %")
     keys = ("n", "SSIM", *map(_of_own, own), *(_LONG_HEADINGS[name] for name in last))
@@ -327,12 +333,13 @@ def _ended(row: Row) -> str:
     return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
 
 
-def _measures(row: Row, own: Sequence[str]) -> dict[str, str]:
+def _measures(row: Row, own: Sequence[str], *, bounded: bool) -> dict[str, str]:
     """Return what a job measured, as text by heading; empty where it measured nothing.
 
     Args:
         row: the job's.
         own: the names of measures that were added; they come last.
+        bounded: whether any of the jobs has a bound.
     """
     texts = {
         "n": _text(row.get("n")),
@@ -351,11 +358,17 @@ def _measures(row: Row, own: Sequence[str]) -> dict[str, str]:
         "s / image": format_number(row.get("seconds_per_image"), 2),
         "noise scale": _scale(row.get("noise_scale_mean")),
         "SNR (dB)": "none" if row.get("snr_db_mean") is None else f"{row['snr_db_mean']:.1f}",
-        "attack (dB)": format_number(row.get("attack_psnr_db"), 1),
-        "bound (dB)": format_number(row.get("bound_psnr_db"), 1),
+        **(_bounds(row) if bounded else {}),
         **{_of_own(name): format_value(row.get(f"{name}_mean")) for name in own},
     }
     return texts if row.get("n") is not None else dict.fromkeys(texts, "")
+
+
+def _bounds(row: Row) -> dict[str, str]:
+    return {
+        "attack (dB)": format_number(row.get("attack_psnr_db"), 1),
+        "bound (dB)": format_number(row.get("bound_psnr_db"), 1),
+    }
 
 
 def _of_own(name: str) -> str:
