@@ -48,8 +48,9 @@ class Expected:
             std: of the Gaussian noise on every entry, in the unit of the update as it is sent.
             prior: of one image.
         """
-        root = prior.root(torch.eye(len(self.grams[0]), dtype=torch.float64))
-        identity = torch.eye(len(root), dtype=torch.float64)
+        device = self.grams.device
+        identity = torch.eye(self.grams.shape[1], dtype=torch.float64, device=device)
+        root = prior.to(device).root(identity)
         informed = [root @ gram @ root / std**2 for gram in self.grams]
         total = torch.stack(informed).sum(0)
         drawn = []

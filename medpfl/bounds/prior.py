@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -142,6 +142,11 @@ class GaussianPrior:
         none = flat.new_zeros(0)
         directions = flat.new_zeros((len(flat), 0))
         return cls(mean=flat, directions=directions, above=none, floor=variance)
+
+    def to(self, device: torch.device) -> GaussianPrior:
+        """Return the same on a device."""
+        parts = {name: getattr(self, name).to(device) for name in ("mean", "directions", "above")}
+        return replace(self, **parts)
 
     @property
     def variance(self) -> float:
