@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -122,7 +122,8 @@ class _Draw:
         if labels is not None and not self.settled:
             labels = self._labels(labels)
         if not self.ordered:
-            training = training.drawn(self.images, self.generator)
+            # Every arrangement has steps of the sizes that the update map has.
+            training = replace(training, sampling="epochs").drawn(self.images, self.generator)
         return labels, training
 
     def _labels(self, labels: Tensor) -> Tensor:

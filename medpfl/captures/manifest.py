@@ -196,7 +196,7 @@ def check_together(manifest: Manifest, place: str) -> None:
     lengths = {
         "labels": None if manifest.labels is None else len(manifest.labels),
         "truth_ids": None if manifest.truth_ids is None else len(manifest.truth_ids),
-        "local_training.order": None if order is None else len({i for b in order for i in b}),
+        "local_training.order": _images_of(manifest.local_training),
     }
     for name, length in lengths.items():
         if length is not None and length != count:
@@ -229,6 +229,9 @@ def _check_training(manifest: Manifest, place: str) -> None:
 
 def _check_order(manifest: Manifest, order: Batches, count: int, place: str) -> None:
     training = cast(LocalTraining, manifest.local_training)
+    if training.sampling == "poisson":
+        _check_samples(order, count, training.steps(count), place)
+        return
     size, steps = min(training.batch_size or count, count), training.steps(count)
     taken = Counter(i for batch in order for i in batch)
     fits = (
@@ -242,6 +245,23 @@ def _check_order(manifest: Manifest, order: Batches, count: int, place: str) -> 
             f"{training.epochs} times in {steps} steps of at most {size}: that is what epochs, "
             "batch_size and num_examples say. Correct these, or give null for the order"
         )
+
+
+def _check_samples(order: Batches, count: int, steps: int, place: str) -> None:
+    whole = all(len(set(batch)) == len(batch) and max(batch, default=0) < count for batch in order)
+    if len(order) != steps or not whole:
+        raise DataError(
+            f"{place}: local_training.order must be {steps} samples of the {count} images, "
+            "numbered from 0, no image twice in one: that is what epochs, batch_size and "
+            "num_examples say. Correct these, or give null for the order"
+        )
+
+
+def _images_of(training: LocalTraining | None) -> int | None:
+    """Return how many images an order tells of; None where it need not tell of all."""
+    if training is None or training.order is None or training.sampling == "poisson":
+        return None
+    return len({i for batch in training.order for i in batch})
 
 
 def _data(data: Fields) -> tuple[DataSpec, tuple[str, ...] | None]:

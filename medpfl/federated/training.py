@@ -23,6 +23,21 @@ ClientStates = dict[int, ClientState]
 _KEPT_BYTES = 2 * 10**9
 
 
+def participants(round_: int, clients: int, each_round: int | None, seed: int) -> list[int]:
+    """Return the clients that take part in a round.
+
+    Args:
+        round_: its number.
+        clients: how many there are.
+        each_round: how many are drawn; None for all.
+        seed: the run's.
+    """
+    if each_round is None:
+        return list(range(clients))
+    drawn = torch.randperm(clients, generator=generator(seed, "participants", round_))
+    return sorted(drawn[:each_round].tolist())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
     """Train the global model as FedSGD or FedAvg does (McMahan et al. 2017, Alg. 1).
@@ -66,17 +81,11 @@ class Rounds:
             payload = self._after(round_, payload, states)
             yield round_ + 1, payload
 
-    def participants(self, round_: int) -> list[int]:
-        """Return the clients that take part in a round."""
-        if self.clients_per_round is None:
-            return list(range(len(self.shards)))
-        stream = generator(self.sender.seed, "participants", round_)
-        drawn = torch.randperm(len(self.shards), generator=stream)[: self.clients_per_round]
-        return sorted(drawn.tolist())
-
     def _after(self, round_: int, payload: ServerPayload, states: ClientStates) -> ServerPayload:
         moved, statistics = WeightedMean(), WeightedMean()
-        for number in self.participants(round_):
+        for number in participants(
+            round_, len(self.shards), self.clients_per_round, self.sender.seed
+        ):
             name, truth = capture_name(round_, number), self._truth(number)
             sent = self.sender.send(name, truth, payload, states.get(number, {}))
             if sent.state:

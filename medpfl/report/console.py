@@ -262,6 +262,7 @@ def _rates(summary: Summary, threshold: float) -> Table:
         table.add_row("noise", _noise(summary))
     if summary.defense is not None:
         table.add_row("sent", _sent(summary.defense))
+        table.add_row("privacy", "\n".join(summary.defense.guarantee))
     if n:
         table.add_row("ended", _ended(summary))
     return _indented(table)
