@@ -81,11 +81,13 @@ class Rounds:
             payload = self._after(round_, payload, states)
             yield round_ + 1, payload
 
+    def participants(self, round_: int) -> list[int]:
+        """Return the clients that take part in a round."""
+        return participants(round_, len(self.shards), self.clients_per_round, self.sender.seed)
+
     def _after(self, round_: int, payload: ServerPayload, states: ClientStates) -> ServerPayload:
         moved, statistics = WeightedMean(), WeightedMean()
-        for number in participants(
-            round_, len(self.shards), self.clients_per_round, self.sender.seed
-        ):
+        for number in self.participants(round_):
             name, truth = capture_name(round_, number), self._truth(number)
             sent = self.sender.send(name, truth, payload, states.get(number, {}))
             if sent.state:
