@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -12,8 +11,8 @@ from helpers import FACTORIES, seeded, spec_of
 from scipy import stats
 from torch import nn
 from torch.nn import functional
-from torchvision.models.resnet import BasicBlock
 
+from medpfl.bench.opacus_side import OpacusStep
 from medpfl.defenses import Clipping, Defenses, DpSgd, Perturbation, Soteria, TopK
 from medpfl.defenses.noise import Gaussian
 from medpfl.defenses.per_example import clipped_sum, norms_of, per_example_gradients
@@ -64,27 +63,9 @@ def close(one, other, tolerance: float) -> None:
 
 def of_opacus(payload: ServerPayload, inputs, labels) -> dict[str, torch.Tensor]:
     """Return every image's gradient as Opacus computes it, `{name: (n, *P_i)}`."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        opacus = pytest.importorskip("opacus.grad_sample")
-        for module in payload.model.modules():
-            if isinstance(module, nn.ReLU):
-                module.inplace = False  # which Opacus's hooks do not bear
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(BasicBlock, "forward", _block)
-            wrapped = opacus.GradSampleModule(payload.model.train())
-            warnings.filterwarnings("ignore", "Full backward hook is firing")
-            loss = functional.cross_entropy(wrapped(inputs), labels.argmax(1))
-            torch.autograd.backward(loss)
-    return {n.removeprefix("_module."): p.grad_sample for n, p in wrapped.named_parameters()}
-
-
-def _block(block: BasicBlock, x: torch.Tensor) -> torch.Tensor:
-    """Compute a block of a ResNet without torchvision's addition in place."""
-    shortcut = x if block.downsample is None else block.downsample(x)
-    out = block.relu(block.bn1(block.conv1(x)))
-    return block.relu(block.bn2(block.conv2(out)) + shortcut)
+    pytest.importorskip("opacus")
+    theirs = OpacusStep(payload.model, max_grad_norm=1.0, noise_multiplier=0.0, expected=1)
+    return theirs.per_example(inputs, labels.argmax(1))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
