@@ -11,6 +11,7 @@ from medpfl.defenses.perturbation import Perturbation
 from medpfl.defenses.pruning import Pruning
 from medpfl.defenses.quantise import Quantise
 from medpfl.defenses.randomk import RandomK
+from medpfl.defenses.secure_aggregation import SecureAggregation
 from medpfl.defenses.sign import Sign
 from medpfl.defenses.soteria import Soteria
 from medpfl.defenses.topk import TopK
@@ -33,6 +34,7 @@ __all__ = [
     "Pruning",
     "Quantise",
     "RandomK",
+    "SecureAggregation",
     "Sign",
     "Soteria",
     "StatefulDefense",

@@ -26,6 +26,7 @@ from medpfl.defenses.dp_sgd import DpSgd
 from medpfl.defenses.none import NoDefense
 from medpfl.defenses.norms import entries_of, norm_of
 from medpfl.defenses.privacy import Claim, claim_of
+from medpfl.defenses.secure_aggregation import SecureAggregation
 from medpfl.defenses.wire import Coding
 from medpfl.errors import ConfigurationError
 from medpfl.settings.build import require_kind
@@ -60,7 +61,8 @@ class Defended:
 class Defenses:
     """What clients do against reconstruction: parts, called in their order.
 
-    Parts that act inside training come first, as they act first.
+    Parts that act inside training come first, as they act first; secure aggregation, which adds up
+    what all clients send, comes last.
 
     Args:
         parts: `{name: part}` in their order, at least one.
@@ -73,7 +75,8 @@ class Defenses:
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():
-            if not (has_gradient(part) or _is_plain(part) or _is_stateful(part)):
+            acts = has_gradient(part) or _is_plain(part) or _is_stateful(part)
+            if not (acts or isinstance(part, SecureAggregation)):
                 # What stands alone is called by its group, as are parts of one's own.
                 require_kind("defense" if self.is_single else f"defense.{name}", part, Defense)
         self._check_order()
@@ -87,6 +90,12 @@ class Defenses:
     def is_none(self) -> bool:
         """Whether updates leave as they are."""
         return all(isinstance(part, NoDefense) for part in self.parts.values())
+
+    @property
+    def aggregation(self) -> SecureAggregation | None:
+        """What adds up the clients' updates, so that the server sees their sum alone."""
+        found = (p for p in self.parts.values() if isinstance(p, SecureAggregation))
+        return next(found, None)
 
     @property
     def name(self) -> str:
@@ -219,6 +228,13 @@ class Defenses:
                     )
         acted: str | None = None
         noisy: str | None = None
+        *first, last = self.parts
+        for name in first:
+            if isinstance(self.parts[name], SecureAggregation):
+                raise ConfigurationError(
+                    f"defense=[{listed}]: {name} hides what clients send, and {last} would act on "
+                    f"that: list {name} last"
+                )
         for name, part in self.parts.items():
             if has_gradient(part) and acted is not None:
                 raise ConfigurationError(

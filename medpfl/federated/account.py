@@ -85,12 +85,16 @@ class Sending:
         for client, images in self.sizes.items():
             trained, rounds = exchange(images), drawn.count(client)
             yield Exposure(trained=trained, rounds=rounds, attacked=trained)
-            own = [p for p in self.planned if p.client == client and not self._is_trained(p)]
+            own = [p for p in self._updates() if p.client == client and not self._is_trained(p)]
             for size in {p.images for p in own}:
                 attacks = len({p.round for p in own if p.images == size})
                 yield Exposure(
                     trained=trained, rounds=rounds, attacked=exchange(size), attacks=attacks
                 )
+
+    def _updates(self) -> list[Planned]:
+        """Return the updates that are attacked: those of a sum one by one, as they are sent."""
+        return [update for planned in self.planned for update in (planned.members or (planned,))]
 
     def _is_trained(self, planned: Planned) -> bool:
         return self.are_sent and planned.round < self.rounds
