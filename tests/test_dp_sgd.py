@@ -124,7 +124,7 @@ def test_noise_is_of_the_law_and_scale_that_the_facts_say(mechanism: str) -> Non
     noisy = step(part, payload, inputs, labels, expected=4)
     plain = step(replace(part, noise_multiplier=0), payload, inputs, labels, expected=4)
     noise = torch.cat([(noisy[n] - plain[n]).flatten() for n in noisy]).double().numpy()
-    assert len(noise) == 14_785 or len(noise) > 10_000
+    assert len(noise) > 10_000
     scale = facts.scale_in_update(expected=4)
     law = stats.norm(scale=scale) if mechanism == "gaussian" else stats.laplace(scale=scale)
     assert stats.kstest(noise, law.cdf).pvalue > 1e-3
@@ -156,9 +156,8 @@ def test_parts_before_act_image_by_image_and_none_may_follow_that_sees_images() 
         for i in range(2)
     ]
     close(found, {n: each[0][n] + each[1][n] for n in each[0]}, 1e-5)
-    for second, words in ((hidden, "soteria looks at the images again after dp_sgd"),):
-        with pytest.raises(ConfigurationError, match=words):
-            Defenses({"dp_sgd": DpSgd(max_grad_norm=1.0), "soteria": second})
+    with pytest.raises(ConfigurationError, match="soteria looks at the images again after dp_sgd"):
+        Defenses({"dp_sgd": DpSgd(max_grad_norm=1.0), "soteria": hidden})
     noise = Perturbation(noise=Gaussian(std=1.0))
     with pytest.raises(ConfigurationError, match="list dp_sgd before perturbation"):
         Defenses({"perturbation": noise, "dp_sgd": DpSgd(max_grad_norm=1.0, target_epsilon=8)})
@@ -187,7 +186,7 @@ def test_dropout_draws_for_every_image() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"max_grad_norm": 0}, "max_grad_norm=0: must be positive"),
+        ({"max_grad_norm": 0}, "max_grad_norm=0: must be at least 1e-09"),
         ({"noise_multiplier": 0, "target_epsilon": 8}, "dp_sgd.target_epsilon=8 is never kept to"),
         ({"noise_multiplier": 0, "budget_epsilon": 8}, "dp_sgd.budget_epsilon=8 is never kept to"),
         ({"noise_multiplier": 1, "target_epsilon": 8}, "set defense.dp_sgd.budget_epsilon=8 inst"),
@@ -229,7 +228,11 @@ def test_poisson_samples_take_each_image_by_itself() -> None:
         LocalTraining(sampling="poisson")
 
 
-def test_clipping_without_noise_or_with_is_no_dp_sgd() -> None:
-    parts = Defenses({"clipping": Clipping(max_norm=1.0)})
-    assert parts.dp_sgd is None
+def test_noise_is_told_apart_from_what_it_is_added_to() -> None:
+    parts = Defenses({"dp_sgd": DpSgd(max_grad_norm=0.5, noise_multiplier=2.0)})
+    assert parts.describe() == (
+        "dp_sgd: each image's gradient to a norm of 0.5, noise on their sum",
+    )
+    assert parts.noise == "Gaussian, 2 x the clipping norm in every step"
     assert Defenses({"dp_sgd": DpSgd(max_grad_norm=1.0, noise_multiplier=0)}).noise is None
+    assert Defenses({"clipping": Clipping(max_norm=1.0)}).dp_sgd is None

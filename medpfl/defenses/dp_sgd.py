@@ -87,7 +87,7 @@ class DpSgd:
 
     name: ClassVar[str] = "dp_sgd"
 
-    max_grad_norm: Annotated[float, Range(0, 1e18, "(]"), "without clipping, no epsilon is finite"]
+    max_grad_norm: Annotated[float, Range(1e-9, 1e9), "without clipping, no epsilon is finite"]
     noise_multiplier: Annotated[float, Range(0, 1e6)] | None = None
     target_epsilon: Budget | None = None
     target_delta: Delta = 1e-5
