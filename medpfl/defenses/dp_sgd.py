@@ -220,7 +220,8 @@ class _Step:
                 norm=facts.norm,
             )
             expected = self.expected or max(1, len(inputs_norm))
-            return {n: self._noisy(t, facts, generator) / expected for n, t in total.items()}
+            # In place: the sum is this step's own.
+            return {n: self._noisy(t, facts, generator).div_(expected) for n, t in total.items()}
 
         return followed
 
@@ -233,4 +234,4 @@ class _Step:
             if facts.law == "gaussian"
             else Laplace(scale=facts.noise_scale)
         )
-        return total + law.sample_like(total, generator)
+        return total.add_(law.sample_like(total, generator))

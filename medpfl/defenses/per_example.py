@@ -42,6 +42,8 @@ def per_example_gradients(
     def own(image: Tensor, label: Tensor) -> dict[str, Tensor]:
         return inner(forward, parameters, image[None], label[None])
 
+    if len(inputs_norm) == 1:  # of large networks: nothing is gained side by side
+        return {name: g[None] for name, g in own(inputs_norm[0], probabilities[0]).items()}
     if inner is mean_gradient:
         found: dict[str, Tensor] = vmap(own, randomness="different")(inputs_norm, probabilities)
         return found
@@ -77,12 +79,21 @@ def clipped_sum(
     for images, labels in _chunks(parameters, inputs_norm, probabilities):
         gradients = per_example_gradients(inner, forward, parameters, images, labels)
         factors = _factors(gradients, max_norm, norm)
+        kept = factors > 0
+        if not bool(kept.all()):  # zero times what is not finite would be no zero
+            gradients = {name: gradient[kept] for name, gradient in gradients.items()}
+            factors = factors[kept]
         for name, gradient in gradients.items():
-            rows = gradient.flatten(1)
-            if not bool(factors.all()):  # zero times what is not finite would be no zero
-                rows = torch.where(factors.unsqueeze(1) > 0, rows, 0)
-            total[name] += (factors @ rows).reshape(total[name].shape)
+            _add(total[name], gradient, factors)
     return total
+
+
+def _add(total: Tensor, gradients: Tensor, factors: Tensor) -> None:
+    """Add the weighted sum of gradients to a total, in place."""
+    if len(factors) == 1:  # a large network's: without a copy
+        total.add_(gradients[0], alpha=float(factors))
+    else:
+        total.add_((factors @ gradients.flatten(1)).reshape(total.shape))
 
 
 def norms_of(gradients: Parameters, norm: Norm = "l2") -> Tensor:
