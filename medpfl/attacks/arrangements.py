@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -131,7 +131,11 @@ class _Draw:
         if labels is not None and not self.settled:
             labels = self._labels(labels)
         if not self.ordered:
-            clients = tuple((t.drawn(size, self.generator), size) for t, size in clients)
+            # Every arrangement has steps of the sizes that the update map has.
+            clients = tuple(
+                (replace(t, sampling="epochs").drawn(size, self.generator), size)
+                for t, size in clients
+            )
         return labels, clients
 
     def _labels(self, labels: Tensor) -> Tensor:

@@ -269,6 +269,7 @@ def _rates(summary: Summary, threshold: float) -> Table:
         table.add_row("noise", _noise(summary))
     if summary.defense is not None:
         table.add_row("sent", _sent(summary.defense))
+        table.add_row("privacy", "\n".join(summary.defense.guarantee))
     if summary.bounds is not None:
         table.add_row("bounds", Text(in_words(summary.bounds), style="bold"))
     if n:
