@@ -62,7 +62,7 @@ class PaperReport(SweepReport):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Say what is to come and how long it is expected to take."""
-        _resolve_swept(config)
+        resolve_swept(config)
         super().on_multirun_start(config, **kwargs)
         if config.budget not in BUDGETS:
             print_error(f"budget={config.budget}: choose full or quick")
@@ -101,7 +101,7 @@ class PaperReport(SweepReport):
         return replace(outcome, failed=len(results) if nothing_ran else failed)
 
 
-def _resolve_swept(config: DictConfig) -> None:
+def resolve_swept(config: DictConfig) -> None:
     """Write out what a sweep's values refer to, such as those that follow the budget.
 
     Hydra's notes keep them as they are here, and whoever reads these later sees plain lists.
