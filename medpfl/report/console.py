@@ -330,6 +330,9 @@ def _sent(defense: DefenseSummary) -> str:
     means, words = defense.means, []
     if "bytes_sent" in means:
         words.append(f"{means['bytes_sent']:,.0f} bytes an update")
+    if "expansion" in means:
+        words.append(f"{format_number(means['expansion'])} times the plain update's")
+        words.append(f"{format_seconds(means['aggregation_seconds'])} to add up a round")
     if means.get("share_sent", 1.0) < 1:
         words.append(f"{format_percent(means['share_sent'])} of its entries")
     if "clip_factor" in means:
