@@ -133,7 +133,8 @@ def sweep(tmp_path: Path) -> Path:
         score = replace(SCORE, identification_rank=1.0, identification_candidates=50, round=3)
         if not broken:
             score = replace(score, success=False, ssim=0.01, identification_rank=30.0)
-        folder = add_job(tmp_path, number, told, scores=[score] * 6)
+        images = [replace(score, capture_id=f"update-{n}") for n in range(6)]
+        folder = add_job(tmp_path, number, told, scores=images)
         record = json.loads((folder / "run.json").read_text())
         paper = {"defense": DEFENSES[name][0], "setting": DEFENSES[name][1], "attacker": kind}
         record["config"] = {"paper": paper, "dataset": {"name": "phantom"}}

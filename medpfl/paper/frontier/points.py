@@ -151,7 +151,7 @@ def leakage(attacker: str, tables: Sequence[pd.DataFrame]) -> Leakage:
         attacker=attacker,
         asr=Estimate(hits / n, *wilson(hits, n), n),
         ssim=mean_of(scores["ssim"]),
-        identification=identification(_ranks(scores)),
+        identification=identification([rank for own in tables for rank in _ranks(own)]),
         psnr_db=mean_of(scores[_PSNR]),
         bound_psnr_db=mean_of(bound),
     )
@@ -166,11 +166,16 @@ def spread(values: Iterable[float]) -> Estimate:
 
 
 def _ranks(scores: pd.DataFrame) -> list[Rank]:
+    """Return the ranks of one job's images, where it has any."""
     if "identification_rank" not in scores:  # of a record from before there were ranks
         return []
-    ranked = scores[scores["identification_rank"].notna()]
-    pairs = zip(ranked["identification_rank"], ranked["identification_candidates"], strict=True)
-    return [Rank(float(rank), int(candidates)) for rank, candidates in pairs]
+    behind = scores["capture_id"].fillna("").value_counts()
+    ranked = scores[scores["identification_rank"].notna()].fillna({"capture_id": ""})
+    columns = ("identification_rank", "identification_candidates", "capture_id")
+    return [
+        Rank(float(rank), int(candidates), int(behind[update]))
+        for rank, candidates, update in zip(*(ranked[c] for c in columns), strict=True)
+    ]
 
 
 def _largest(jobs: Iterable[Attacked], key: str) -> float | None:
