@@ -16,6 +16,8 @@ from medpfl.report.diary import ROUNDS
 from medpfl.report.jobs import overrides_by_job, read_record
 from medpfl.report.rounds_file import RoundScore, read_rounds
 
+_DRAWN = "medpfl.data.Phantom"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attacked:
@@ -31,6 +33,7 @@ class Attacked:
         scores: ``metrics.csv``.
         utility: of the network after the last round; None where nothing was measured.
         summary: of ``run.json``.
+        synthetic: whether the images are drawn.
         attacked_rounds: after how many rounds of training updates were attacked.
     """
 
@@ -43,6 +46,7 @@ class Attacked:
     scores: pd.DataFrame = field(repr=False)
     utility: RoundScore | None
     summary: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    synthetic: bool = False
     attacked_rounds: tuple[int, ...] = ()
 
 
@@ -64,7 +68,8 @@ def attacked(results: Sequence[JobResult], folder: Path) -> dict[str, list[Attac
 
 def _attacked(result: JobResult, told: Mapping[str, str]) -> Attacked:
     record = read_record(result.folder)
-    paper = (record.get("config") or {}).get("paper") or {}
+    config = record.get("config") or {}
+    paper, dataset = config.get("paper") or {}, config.get("dataset") or {}
     defense = str(paper.get("defense") or "none")
     kind = str(paper.get("attacker") or "naive")
     return Attacked(
@@ -73,10 +78,11 @@ def _attacked(result: JobResult, told: Mapping[str, str]) -> Attacked:
         setting=str(paper.get("setting") or ""),
         attacker=told.get("paper/attacker", kind),
         kind=kind,
-        seed=told.get("seed", str((record.get("config") or {}).get("seed"))),
+        seed=told.get("seed", str(config.get("seed"))),
         scores=result.scores,
         utility=_after_training(result.folder / ROUNDS),
         summary=record.get("summary") or {},
+        synthetic=dataset.get("_target_") == _DRAWN,
         attacked_rounds=tuple(sorted({int(r) for r in result.scores["round"]})),
     )
 

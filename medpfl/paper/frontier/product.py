@@ -18,8 +18,6 @@ from medpfl.report.console import make_console
 from medpfl.report.palette import ERROR_STYLE, WARNING_STYLE
 from medpfl.report.tables import csv_table, markdown_table
 
-_SYNTHETIC = "phantom"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
@@ -46,7 +44,7 @@ class Frontier:
                 points,
                 title=f"{self.title}: {dataset}",
                 caption=f"{_caption(jobs[dataset])}\n{note}".strip(),
-                synthetic=dataset.startswith(_SYNTHETIC),
+                synthetic=any(job.synthetic for job in jobs[dataset]),
             )
             files |= {f"{name}, {suffix}": path for suffix, path in drawn.items()}
         return files
