@@ -13,6 +13,7 @@ from medpfl.attacks.arrangements import Arrangements
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.distances import Distance
 from medpfl.attacks.epochs import SeparateEpochs
+from medpfl.attacks.image_prior import ImageGaussian
 from medpfl.attacks.labels import LabelStrategy
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.projection import ImageProjection, ParticularProjection, Projection
@@ -46,6 +47,7 @@ class Parts:
         epochs: whether each of a client's epochs is searched for by itself; None: one set of
             images serves all of them.
         surrogate: at which network the dummy's gradient is taken; None: at the one sent.
+        likely: what images are like, see `Unknowns`.
     """
 
     start: Start
@@ -57,6 +59,7 @@ class Parts:
     boxed: bool
     epochs: SeparateEpochs | None = None
     surrogate: Surrogate | None = None
+    likely: ImageGaussian | None = None
 
     @property
     def has_curvature(self) -> bool:
@@ -77,6 +80,7 @@ class Parts:
             tied=self.ties(spec),
             boxed=self.boxed,
             surrogate=self.surrogate,
+            likely=self.likely,
         )
 
     def copies(self, observation: Observation) -> int:

@@ -1,0 +1,124 @@
+"""An attack that knows the law of the noise: most likely images, not closest updates."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any, Literal, Protocol, cast, runtime_checkable
+
+from medpfl.attacks.composition import Parts, Search
+from medpfl.attacks.distances import LeastSquares
+from medpfl.attacks.image_prior import ImageGaussian
+from medpfl.attacks.likelihood import Law, NoiseLikelihood, Relative, ThroughClip
+from medpfl.attacks.priors import LikelyImages
+from medpfl.attacks.problem import Problem
+from medpfl.attacks.stages import Stage
+from medpfl.attacks.starts import Likely
+from medpfl.optim import LBFGS, BatchedOptimizer, LevenbergMarquardt
+from medpfl.types import DefenseFacts
+
+# In nats a standard deviation of the prior: the posterior is flat to a hundredth of its width.
+_FLAT = 0.01
+
+
+@runtime_checkable
+class NoiseFacts(Protocol):
+    """What is known of noise: see `medpfl.defenses.perturbation.PerturbationFacts`."""
+
+    name: str
+    law: str
+    scale: float
+    relative_to: str | None
+    percentile: float
+
+
+@runtime_checkable
+class ClippingFacts(Protocol):
+    """What is known of clipping: see `medpfl.defenses.clipping.ClippingFacts`."""
+
+    name: str
+    max_norm: float
+    per: Literal["update", "layer"]
+
+
+def through_noise(
+    facts: DefenseFacts, parts: Parts, search: Search, problem: Problem
+) -> tuple[Parts, Search]:
+    """Return an attack whose objective is minus the log-posterior of the images, in nats.
+
+    The distance becomes the likelihood of the noise, through whatever clipping came before it. With
+    public images, a Gaussian that is learnt from them joins it with the weight that the likelihood
+    fixes, 1: the search ends at the most likely images. Without, it ends where what is left of the
+    objective is what the true images would leave on average (Morozov 1966, the discrepancy
+    principle): beyond, noise is matched.
+
+    Of a law of somebody's own nothing more is known: it is matched as before.
+    """
+    if not isinstance(facts, NoiseFacts) or facts.law not in ("gaussian", "laplace"):
+        return parts, search
+    likelihood = _likelihood(facts, problem)
+    parts = replace(parts, distance=_clipped(likelihood, facts, problem))
+    if problem.auxiliary is not None:
+        return _most_likely(parts, search, problem)
+    entries = sum(problem.payload.parameters[name].numel() for name in problem.names)
+    return parts, _ended(search, below=likelihood.expected(entries), flat=0.0)
+
+
+def _likelihood(facts: NoiseFacts, problem: Problem) -> NoiseLikelihood:
+    relative = cast(Relative | None, facts.relative_to)
+    return NoiseLikelihood(
+        law=cast(Law, facts.law),
+        scale=facts.scale if relative else facts.scale / problem.unit,
+        relative_to=relative,
+        percentile=facts.percentile,
+    )
+
+
+def _clipped(likelihood: NoiseLikelihood, noise: NoiseFacts, problem: Problem) -> LeastSquares:
+    """Return the likelihood of an update that was clipped before noise was added, where it was."""
+    before = problem.defense[: [facts.name for facts in problem.defense].index(noise.name)]
+    distance: LeastSquares = likelihood
+    for facts in reversed(before):
+        if isinstance(facts, ClippingFacts):
+            distance = ThroughClip(
+                inner=distance, max_norm=facts.max_norm / problem.unit, per=facts.per
+            )
+    return distance
+
+
+def _most_likely(parts: Parts, search: Search, problem: Problem) -> tuple[Parts, Search]:
+    if problem.auxiliary is None:
+        return parts, search
+    tied = parts.ties(problem.unknowns.spec)
+    images = ImageGaussian.learnt(problem.auxiliary, tied=tied)
+    parts = replace(
+        parts,
+        start=Likely(images=images),
+        likely=images,
+        priors=(LikelyImages(images=images, tied=tied),),
+        boxed=False,
+    )
+    return parts, _ended(search, below=None, flat=_FLAT)
+
+
+def _ended(search: Search, *, below: float | None, flat: float) -> Search:
+    """Return a search whose stages end once the objective is as low, or its slope as flat.
+
+    What is left of the objective is noise: it says nothing of what the update determines, and no
+    start ends low, so that a second one would only be made because the first had not.
+    """
+    stages = tuple(_stage(stage, below, flat) for stage in search.stages)
+    restarts = search.restarts if search.restart_above is None else 1
+    return replace(
+        search, stages=stages, determination=False, restart_above=None, restarts=restarts
+    )
+
+
+def _stage(stage: Stage, below: float | None, flat: float) -> Stage:
+    if not isinstance(stage.optimizer, LBFGS | LevenbergMarquardt):
+        return stage
+    optimizer: BatchedOptimizer[Any] = copy.copy(stage.optimizer)
+    optimizer.objective_below = below
+    if isinstance(optimizer, LBFGS):
+        optimizer.tolerance_grad = flat
+    return replace(stage, optimizer=optimizer)
