@@ -93,7 +93,7 @@ class ImageGaussian:
         return own.mean + _pixels_of(coefficients, self.shape, own.colours)
 
     def standard(self, pixels: Tensor) -> Tensor:
-        """Undo `image`: return the `(..., d)` behind pixels, whose squares say how rare they are."""
+        """Undo `image`: return the `(..., d)` behind pixels; rare images have large ones."""
         own = self.to(pixels)
         coefficients = _coefficients(pixels - own.mean, self.shape, own.colours) / own.spread
         along = (coefficients @ own.directions) * (1 / (1 + own.excess).sqrt() - 1)
@@ -167,4 +167,5 @@ def _cosines(size: int, like: Tensor) -> Tensor:
     place = torch.arange(size, dtype=torch.float64)
     matrix = (math.pi / size * (place + 0.5) * place.unsqueeze(1)).cos() * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
-    return matrix.to(like)
+    cosines: Tensor = matrix.to(like)
+    return cosines

@@ -41,8 +41,8 @@ def public_images(data: LoadedData, attacked: Iterable[int], count: int) -> Tens
         raise ConfigurationError(
             f"threat.knows=[auxiliary]: dataset {data.name} has {len(found)} images that no client "
             f"holds, and an attacker learns from {_FEWEST} at least. Raise "
-            "threat.auxiliary_images, add images to the split that is not attacked (dataset.split, dataset.test_fraction, "
-            "dataset.per_class), or do not grant 'auxiliary'"
+            "threat.auxiliary_images, add images to the split that is not attacked "
+            "(dataset.split, dataset.test_fraction, dataset.per_class), or do not grant 'auxiliary'"
         )
     return torch.stack(found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.distances import LeastSquares
@@ -14,7 +14,7 @@ from medpfl.attacks.priors import LikelyImages
 from medpfl.attacks.problem import Problem
 from medpfl.attacks.stages import Stage
 from medpfl.attacks.starts import Likely
-from medpfl.optim import LBFGS, BatchedOptimizer, LevenbergMarquardt
+from medpfl.optim import LBFGS, LevenbergMarquardt
 from medpfl.types import DefenseFacts
 
 # In nats a standard deviation of the prior: the posterior is flat to a hundredth of its width.
@@ -117,7 +117,7 @@ def _ended(search: Search, *, below: float | None, flat: float) -> Search:
 def _stage(stage: Stage, below: float | None, flat: float) -> Stage:
     if not isinstance(stage.optimizer, LBFGS | LevenbergMarquardt):
         return stage
-    optimizer: BatchedOptimizer[Any] = copy.copy(stage.optimizer)
+    optimizer = copy.copy(stage.optimizer)
     optimizer.objective_below = below
     if isinstance(optimizer, LBFGS):
         optimizer.tolerance_grad = flat
