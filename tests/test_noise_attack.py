@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from helpers import context, experiment, observe, payload_of, seeded, sent, spec
 from torch import Tensor, nn
 
 from medpfl.attacks import GradientMatching
+from medpfl.attacks.adaptation.dp_sgd import ClippedGradient
 from medpfl.attacks.distances import SquaredError
 from medpfl.attacks.image_prior import ImageGaussian
 from medpfl.attacks.labels import Known
@@ -22,6 +23,7 @@ from medpfl.federated import simulation
 from medpfl.optim import LBFGS
 from medpfl.outcomes import Status
 from medpfl.threat import ThreatModel
+from medpfl.training import mean_gradient
 from medpfl.types import ClientUpdate, DefenseFacts, Observation, Reconstruction
 
 SPEC = spec_of(1, 4, 4, num_classes=3)
@@ -126,6 +128,44 @@ def test_public_images_and_the_law_bring_the_image_nearer(
             found = reconstructed(replace(seen, **given)).inputs
             errors[place] += (found - truth).square().mean()
     assert errors[0] < 0.6 * errors[1], errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpSgdFacts(DefenseFacts):
+    """As DP-SGD tells them."""
+
+    max_grad_norm: float
+    norm: str = "l2"
+    law: str
+    noise_scale: float
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_each_images_gradient_is_clipped_by_itself(norm: str) -> None:
+    payload, victim = payload_of("dlg_cnn", SPEC), victim_of(SPEC, [1, 2, 0])
+    hot = nn.functional.one_hot(victim.labels, 3).float()
+    arguments = (payload.forward(), payload.parameters)
+    alone = [
+        mean_gradient(*arguments, image.unsqueeze(0), label.unsqueeze(0))
+        for image, label in zip(victim.inputs, hot, strict=True)
+    ]
+    order = 2 if norm == "l2" else 1
+    flat = [torch.cat([t.flatten() for t in own.values()]) for own in alone]
+    middle = float(sorted(f.norm(order) for f in flat)[1])  # one of the three is not clipped
+    expected = sum(f * min(1.0, middle / float(f.norm(order))) for f in flat) / 3
+    found = ClippedGradient(max_norm=middle, norm=norm)(*arguments, victim.inputs, hot)
+    torch.testing.assert_close(torch.cat([t.flatten() for t in found.values()]), expected)
+
+
+@pytest.mark.parametrize("law", ["gaussian", "laplace"])
+def test_dp_sgd_is_matched_through_its_clipping_and_its_noise(law: str) -> None:
+    truth = public(1, seed=6)
+    noise = Gaussian(std=0.02) if law == "gaussian" else Laplace(scale=0.02)
+    seen = noisy(of_a_linear_network(truth), [Clipping(max_norm=0.8), Perturbation(noise=noise)])
+    facts = DpSgdFacts(name="dp_sgd", max_grad_norm=0.8, law=law, noise_scale=0.02)
+    as_clipping = reconstructed(replace(seen, auxiliary=public()))
+    as_dp_sgd = reconstructed(replace(seen, defense=(facts,), auxiliary=public()))
+    torch.testing.assert_close(as_dp_sgd.inputs, as_clipping.inputs, atol=2e-3, rtol=0)
 
 
 def test_scales_relative_to_the_update_are_read_off_it() -> None:

@@ -26,7 +26,7 @@ from medpfl.models.structure import last_linear
 from medpfl.optim import Adam, BatchedOptimizer
 from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
 from medpfl.optim.projected import Projected
-from medpfl.training import UpdateMap
+from medpfl.training import Gradient, UpdateMap, mean_gradient
 from medpfl.types import DataSpec, Observation, ServerPayload
 
 Channels = Literal["free", "tied", "auto"]
@@ -48,6 +48,7 @@ class Parts:
             images serves all of them.
         surrogate: at which network the dummy's gradient is taken; None: at the one sent.
         likely: what images are like, see `Unknowns`.
+        gradient: what each of the client's steps is thought to follow.
     """
 
     start: Start
@@ -60,6 +61,7 @@ class Parts:
     epochs: SeparateEpochs | None = None
     surrogate: Surrogate | None = None
     likely: ImageGaussian | None = None
+    gradient: Gradient = mean_gradient
 
     @property
     def has_curvature(self) -> bool:

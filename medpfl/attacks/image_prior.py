@@ -142,7 +142,8 @@ def _log_likelihoods(known: Tensor, rest: Tensor, shares: Tensor) -> Tensor:
     own = shares.unsqueeze(1) + (1 - shares).unsqueeze(1) * variances
     squares = total / shares + (along * (1 / own - 1 / shares.unsqueeze(1))).sum(1)
     volume = (known.shape[1] - len(variances)) * shares.log() + own.log().sum(1)
-    return -(squares + len(rest) * volume) / 2
+    likelihoods: Tensor = -(squares + len(rest) * volume) / 2
+    return likelihoods
 
 
 def _coefficients(pixels: Tensor, shape: Sequence[int], colours: Tensor) -> Tensor:

@@ -57,11 +57,28 @@ def through_noise(
     if not isinstance(facts, NoiseFacts) or facts.law not in ("gaussian", "laplace"):
         return parts, search
     likelihood = _likelihood(facts, problem)
-    parts = replace(parts, distance=_clipped(likelihood, facts, problem))
-    if problem.auxiliary is not None:
-        return _most_likely(parts, search, problem)
-    entries = sum(problem.payload.parameters[name].numel() for name in problem.names)
-    return parts, _ended(search, below=likelihood.expected(entries), flat=0.0)
+    parts, search = most_likely(likelihood, parts, search, problem)
+    return replace(parts, distance=_clipped(likelihood, facts, problem)), search
+
+
+def most_likely(
+    likelihood: NoiseLikelihood, parts: Parts, search: Search, problem: Problem
+) -> tuple[Parts, Search]:
+    """Return an attack that looks for the most likely images; see `through_noise`."""
+    parts = replace(parts, distance=likelihood)
+    if problem.auxiliary is None:
+        entries = sum(problem.payload.parameters[name].numel() for name in problem.names)
+        return parts, _ended(search, below=likelihood.expected(entries), flat=0.0)
+    tied = parts.ties(problem.unknowns.spec)
+    images = ImageGaussian.learnt(problem.auxiliary, tied=tied)
+    parts = replace(
+        parts,
+        start=Likely(images=images),
+        likely=images,
+        priors=(LikelyImages(images=images, tied=tied),),
+        boxed=False,
+    )
+    return parts, _ended(search, below=None, flat=_FLAT)
 
 
 def _likelihood(facts: NoiseFacts, problem: Problem) -> NoiseLikelihood:
@@ -84,21 +101,6 @@ def _clipped(likelihood: NoiseLikelihood, noise: NoiseFacts, problem: Problem) -
                 inner=distance, max_norm=facts.max_norm / problem.unit, per=facts.per
             )
     return distance
-
-
-def _most_likely(parts: Parts, search: Search, problem: Problem) -> tuple[Parts, Search]:
-    if problem.auxiliary is None:
-        return parts, search
-    tied = parts.ties(problem.unknowns.spec)
-    images = ImageGaussian.learnt(problem.auxiliary, tied=tied)
-    parts = replace(
-        parts,
-        start=Likely(images=images),
-        likely=images,
-        priors=(LikelyImages(images=images, tied=tied),),
-        boxed=False,
-    )
-    return parts, _ended(search, below=None, flat=_FLAT)
 
 
 def _ended(search: Search, *, below: float | None, flat: float) -> Search:
