@@ -168,6 +168,15 @@ def test_dp_sgd_is_matched_through_its_clipping_and_its_noise(law: str) -> None:
     torch.testing.assert_close(as_dp_sgd.inputs, as_clipping.inputs, atol=2e-3, rtol=0)
 
 
+def test_noise_on_what_something_else_was_done_to_is_matched_as_if_it_were_not_known() -> None:
+    clean = of_a_linear_network(public(1, seed=6))
+    seen = noisy(clean, [Perturbation(noise=Gaussian(std=STD))])
+    after_another = (DefenseFacts(name="their own"), *(seen.defense or ()))
+    found = reconstructed(replace(seen, defense=after_another, auxiliary=public()))
+    unaware = reconstructed(replace(seen, defense=None))
+    assert torch.equal(found.inputs, unaware.inputs)
+
+
 def test_scales_relative_to_the_update_are_read_off_it() -> None:
     truth = public(1, seed=6)
     relative = Perturbation(noise=Gaussian(std=0.1), relative_to="norm")

@@ -68,9 +68,10 @@ def through_dp_sgd(
     """Match the clipped gradients through the likelihood of their noise; see `through_noise`.
 
     The noise of several local steps is the mean of theirs: Gaussian, or as good as that. A client
-    is taken to divide by the images of a step; without noise, only the clipping is matched.
+    is taken to divide by the images of a step; without noise, only the clipping is matched. What
+    other parts do before it, image by image, is not.
     """
-    if not isinstance(facts, DpSgdFacts):
+    if not isinstance(facts, DpSgdFacts) or problem.defense[0] != facts:
         return parts, search
     gradient = ClippedGradient(max_norm=facts.max_grad_norm, norm=facts.norm)
     parts = replace(parts, gradient=gradient)

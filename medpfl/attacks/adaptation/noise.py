@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Protocol, cast, runtime_checkable
 
@@ -25,7 +26,6 @@ _FLAT = 0.01
 class NoiseFacts(Protocol):
     """What is known of noise: see `medpfl.defenses.perturbation.PerturbationFacts`."""
 
-    name: str
     law: str
     scale: float
     relative_to: str | None
@@ -36,7 +36,6 @@ class NoiseFacts(Protocol):
 class ClippingFacts(Protocol):
     """What is known of clipping: see `medpfl.defenses.clipping.ClippingFacts`."""
 
-    name: str
     max_norm: float
     per: Literal["update", "layer"]
 
@@ -52,13 +51,18 @@ def through_noise(
     objective is what the true images would leave on average (Morozov 1966, the discrepancy
     principle): beyond, noise is matched.
 
-    Of a law of somebody's own nothing more is known: it is matched as before.
+    Of a law of somebody's own nothing more is known, and what noise makes of an update that was cut
+    or rounded before is no law of noise alone: these are matched as before.
     """
     if not isinstance(facts, NoiseFacts) or facts.law not in ("gaussian", "laplace"):
         return parts, search
+    before = problem.defense[: problem.defense.index(facts)]
+    clips = [part for part in before if isinstance(part, ClippingFacts)]
+    if len(clips) < len(before):
+        return parts, search
     likelihood = _likelihood(facts, problem)
     parts, search = most_likely(likelihood, parts, search, problem)
-    return replace(parts, distance=_clipped(likelihood, facts, problem)), search
+    return replace(parts, distance=_clipped(likelihood, clips, problem)), search
 
 
 def most_likely(
@@ -91,15 +95,15 @@ def _likelihood(facts: NoiseFacts, problem: Problem) -> NoiseLikelihood:
     )
 
 
-def _clipped(likelihood: NoiseLikelihood, noise: NoiseFacts, problem: Problem) -> LeastSquares:
-    """Return the likelihood of an update that was clipped before noise was added, where it was."""
-    before = problem.defense[: [facts.name for facts in problem.defense].index(noise.name)]
+def _clipped(
+    likelihood: NoiseLikelihood, clips: Sequence[ClippingFacts], problem: Problem
+) -> LeastSquares:
+    """Return the likelihood of an update that was clipped before noise was added."""
     distance: LeastSquares = likelihood
-    for facts in reversed(before):
-        if isinstance(facts, ClippingFacts):
-            distance = ThroughClip(
-                inner=distance, max_norm=facts.max_norm / problem.unit, per=facts.per
-            )
+    for facts in reversed(clips):
+        distance = ThroughClip(
+            inner=distance, max_norm=facts.max_norm / problem.unit, per=facts.per
+        )
     return distance
 
 
