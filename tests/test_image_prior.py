@@ -9,7 +9,7 @@ from scipy import fft
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from medpfl.attacks.image_prior import _SHARES, ImageGaussian, _log_likelihoods
+from medpfl.attacks.image_prior import _SHARES, ImageGaussian, _log_likelihoods, natural
 from medpfl.errors import ConfigurationError
 
 SHAPES = [(3, 5, 4), (1, 6, 3), (2, 3, 4, 2)]  # (C, *S)
@@ -83,3 +83,21 @@ def test_pixels_that_never_differ_are_known_to_their_rounding() -> None:
 def test_a_few_images_are_too_few() -> None:
     with pytest.raises(ConfigurationError, match=r"7 public images .* are too few"):
         ImageGaussian.learnt(pictures(7, 1, 4, 4), tied=False)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_law_of_any_picture_falls_with_frequency(shape: tuple[int, ...]) -> None:
+    law = natural(shape)
+    spread = law.spread.reshape(shape)
+    assert float(spread.square().mean()) == pytest.approx(1 / 12)
+    for axis in range(1, len(shape)):
+        assert bool((spread.diff(dim=axis) < 0).all())
+    # In the plane four times the distance is a quarter of the amplitude.
+    if len(shape) == 3:
+        assert float(spread[0, 3, 0] / spread[0, 0, 0]) == pytest.approx(10**-0.5)
+    grey = torch.full((1, len(law.mean)), 0.25, dtype=torch.float64)
+    (rarity,) = law.standard(grey).square().sum(1)
+    # A flat grey picture is told by one number: its distance from the mean.
+    assert float(rarity) == pytest.approx(
+        float((0.25**2 * len(law.mean)) / spread.flatten()[0] ** 2)
+    )

@@ -21,6 +21,8 @@ FEWEST_IMAGES = 8
 
 _SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 _FOLDS = 4
+_UNIFORM = 1 / 12  # the variance of pixels that are uniform on [0, 1]
+_OF_COLOUR = 0.1  # of a picture's variance, in what two channels differ by
 # The variance of rounding to 8 bits: no pixel of a stored image is known better than that.
 _ROUNDING = 1 / 255**2 / 12
 
@@ -106,6 +108,34 @@ class ImageGaussian:
         fields = ("mean", "colours", "spread", "directions", "excess")
         moved = {name: getattr(self, name).to(like) for name in fields}
         return ImageGaussian(shape=self.shape, share=self.share, **moved)
+
+
+def natural(shape: Sequence[int]) -> ImageGaussian:
+    """Return the law that pictures of whatever kind nearly follow: energy falls with frequency.
+
+    Of photographs the amplitude is about one over the frequency (Field 1987, Relations between the
+    statistics of natural images and the response properties of cortical cells), so that every
+    octave has as much energy. The mean is grey, and pixels vary as much as uniform ones.
+
+    Args:
+        shape: `(C, *S)` of the unknowns.
+    """
+    axes = [torch.arange(size, dtype=torch.float64) for size in shape[1:]]
+    squares = sum(k.square() for k in torch.meshgrid(*axes, indexing="ij")) + torch.ones(())
+    share = torch.full((shape[0], *[1] * len(axes)), _OF_COLOUR, dtype=torch.float64)
+    share[0] = 1
+    variances = share / squares ** (len(axes) / 2)
+    variances *= _UNIFORM / variances.mean()
+    flat = variances.flatten()
+    return ImageGaussian(
+        shape=tuple(shape),
+        mean=torch.full_like(flat, 0.5),
+        colours=_cosines(shape[0], flat),
+        spread=flat.sqrt(),
+        directions=flat.new_zeros((len(flat), 0)),
+        excess=flat.new_zeros(0),
+        share=1.0,
+    )
 
 
 def _standardised(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

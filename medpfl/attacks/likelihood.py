@@ -65,12 +65,6 @@ class NoiseLikelihood:
         parts = torch.split(slope / unit, [t.numel() for t in dummy])
         return [p.reshape(t.shape) for p, t in zip(parts, dummy, strict=True)], value
 
-    def expected(self, entries: int) -> float:
-        """Return what the true images leave of it on average, over so many entries."""
-        if self.law == "gaussian":
-            return entries / 2
-        return entries * _expected_laplace()
-
     def unit(self, observed: Sequence[Tensor]) -> Tensor:
         """Return the law's scale in the unit of a gradient, a scalar tensor."""
         flat = torch.cat([t.flatten() for t in observed])
@@ -90,13 +84,6 @@ class NoiseLikelihood:
         if self.law == "gaussian":
             return r.square() / 2
         return (r.square() + _CORNER**2).sqrt() - _CORNER
-
-
-def _expected_laplace() -> float:
-    """Return the mean of sqrt(r^2 + c^2) - c for r of Laplace's law with b = 1, by quadrature."""
-    r = torch.linspace(0, 40, 400_001, dtype=torch.float64)
-    costs = (r.square() + _CORNER**2).sqrt() - _CORNER
-    return float(torch.trapezoid(costs * (-r).exp(), r))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, cast, runtime_checkable
 
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.distances import LeastSquares
-from medpfl.attacks.image_prior import ImageGaussian
+from medpfl.attacks.image_prior import ImageGaussian, natural
 from medpfl.attacks.likelihood import Law, NoiseLikelihood, Relative, ThroughClip
 from medpfl.attacks.priors import LikelyImages
 from medpfl.attacks.problem import Problem
@@ -45,11 +45,10 @@ def through_noise(
 ) -> tuple[Parts, Search]:
     """Return an attack whose objective is minus the log-posterior of the images, in nats.
 
-    The distance becomes the likelihood of the noise, through whatever clipping came before it. With
-    public images, a Gaussian that is learnt from them joins it with the weight that the likelihood
-    fixes, 1: the search ends at the most likely images. Without, it ends where what is left of the
-    objective is what the true images would leave on average (Morozov 1966, the discrepancy
-    principle): beyond, noise is matched.
+    The distance becomes the likelihood of the noise, through whatever clipping came before it. What
+    images are like joins it, with the weight that the likelihood fixes, 1: a Gaussian learnt from
+    public images, or, without any, one that all pictures nearly follow. The search ends at the most
+    likely images, so that no early stop is needed to keep noise from being matched.
 
     Of a law of somebody's own nothing more is known, and what noise makes of an update that was cut
     or rounded before is no law of noise alone: these are matched as before.
@@ -69,20 +68,19 @@ def most_likely(
     likelihood: NoiseLikelihood, parts: Parts, search: Search, problem: Problem
 ) -> tuple[Parts, Search]:
     """Return an attack that looks for the most likely images; see `through_noise`."""
-    parts = replace(parts, distance=likelihood)
-    if problem.auxiliary is None:
-        entries = sum(problem.payload.parameters[name].numel() for name in problem.names)
-        return parts, _ended(search, below=likelihood.expected(entries), flat=0.0)
+    public, shape = problem.auxiliary, problem.unknowns.pixel_shape[1:]
     tied = parts.ties(problem.unknowns.spec)
-    images = ImageGaussian.learnt(problem.auxiliary, tied=tied)
+    images = natural(shape) if public is None else ImageGaussian.learnt(public, tied=tied)
     parts = replace(
         parts,
+        distance=likelihood,
         start=Likely(images=images),
         likely=images,
         priors=(LikelyImages(images=images, tied=tied),),
+        projections=(),
         boxed=False,
     )
-    return parts, _ended(search, below=None, flat=_FLAT)
+    return parts, _ended(search)
 
 
 def _likelihood(facts: NoiseFacts, problem: Problem) -> NoiseLikelihood:
@@ -107,24 +105,24 @@ def _clipped(
     return distance
 
 
-def _ended(search: Search, *, below: float | None, flat: float) -> Search:
-    """Return a search whose stages end once the objective is as low, or its slope as flat.
+def _ended(search: Search) -> Search:
+    """Return a search whose stages end once the objective is flat, however high it is.
 
     What is left of the objective is noise: it says nothing of what the update determines, and no
     start ends low, so that a second one would only be made because the first had not.
     """
-    stages = tuple(_stage(stage, below, flat) for stage in search.stages)
+    stages = tuple(map(_stage, search.stages))
     restarts = search.restarts if search.restart_above is None else 1
     return replace(
         search, stages=stages, determination=False, restart_above=None, restarts=restarts
     )
 
 
-def _stage(stage: Stage, below: float | None, flat: float) -> Stage:
+def _stage(stage: Stage) -> Stage:
     if not isinstance(stage.optimizer, LBFGS | LevenbergMarquardt):
         return stage
     optimizer = copy.copy(stage.optimizer)
-    optimizer.objective_below = below
+    optimizer.objective_below = None
     if isinstance(optimizer, LBFGS):
-        optimizer.tolerance_grad = flat
+        optimizer.tolerance_grad = _FLAT
     return replace(stage, optimizer=optimizer)
