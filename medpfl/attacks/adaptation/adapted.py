@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from medpfl.attacks.adaptation.dp_sgd import through_dp_sgd
+from medpfl.attacks.adaptation.noise import through_noise
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.problem import Problem
 from medpfl.types import DefenseFacts
@@ -11,7 +13,10 @@ from medpfl.types import DefenseFacts
 Adaptation = Callable[[DefenseFacts, Parts, Search, Problem], tuple[Parts, Search]]
 """From one part's facts to the parts and the search of an attack that knows of it."""
 
-_ADAPTATIONS: Mapping[str, Adaptation] = {}
+_ADAPTATIONS: Mapping[str, Adaptation] = {
+    "dp_sgd": through_dp_sgd,
+    "perturbation": through_noise,
+}
 """By the name of the defense's part; what is not here is matched as if it were not there."""
 
 
