@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from medpfl.attacks.adaptation.clipping import through_clipping
+from medpfl.attacks.adaptation.quantise import through_quantise
+from medpfl.attacks.adaptation.soteria import through_soteria
+from medpfl.attacks.adaptation.sparse import (
+    through_pruning,
+    through_random_choice,
+    through_topk,
+)
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.problem import Problem
 from medpfl.types import DefenseFacts
@@ -11,7 +19,15 @@ from medpfl.types import DefenseFacts
 Adaptation = Callable[[DefenseFacts, Parts, Search, Problem], tuple[Parts, Search]]
 """From one part's facts to the parts and the search of an attack that knows of it."""
 
-_ADAPTATIONS: Mapping[str, Adaptation] = {}
+_ADAPTATIONS: Mapping[str, Adaptation] = {
+    "clipping": through_clipping,
+    "masking": through_random_choice,
+    "pruning": through_pruning,
+    "quantise": through_quantise,
+    "randomk": through_random_choice,
+    "soteria": through_soteria,
+    "topk": through_topk,
+}
 """By the name of the defense's part; what is not here is matched as if it were not there."""
 
 
