@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Through:
 
     inner: Distance
     views: tuple[View, ...] = ()
-    factors: Factors = Factors()
+    factors: Factors = field(default_factory=Factors)
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return the inner distance between what each entry is taken for and what was sent."""
@@ -50,6 +51,10 @@ class Through:
         scaled = self.factors.applied(dummy, observed, ranges)
         triples = zip(observed, scaled, ranges.nearest(scaled), strict=True)
         return [sent + (entry - nearest) for sent, entry, nearest in triples]
+
+    def looking_through(self, views: Iterable[View]) -> Self:
+        """Return the distance through further parts, after those that it looks through."""
+        return replace(self, views=(*self.views, *views))
 
     def ranges(self, observed: Sequence[Tensor]) -> Ranges:
         """Return what is known of each entry of the gradient."""
@@ -89,8 +94,7 @@ class Drawn:
 
 def seen_through(parts: Parts, view: View) -> Parts:
     """Return the parts of an attack that also looks through one more part of a defense."""
-    through = through_of(parts.distance)
-    return with_distance(parts, replace(through, views=(*through.views, view)))
+    return with_distance(parts, through_of(parts.distance).looking_through([view]))
 
 
 def through_of(distance: Distance) -> Through:
