@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from medpfl.attacks.adaptation.factors import Factors
-from medpfl.attacks.adaptation.quantise import Rounded, RoundingLikelihood
+from medpfl.attacks.adaptation.quantise import RoundingLikelihood
 from medpfl.attacks.adaptation.sign import SignLikelihood
 from medpfl.attacks.adaptation.soteria import HiddenColumns
 from medpfl.attacks.adaptation.sparse import LargestSent, SomeSent
@@ -52,16 +52,6 @@ CONSISTENT = {
     "pruning": (Pruning(fraction=0.9), [LargestSent(each=True)]),
     "randomk": (RandomK(fraction=0.1), [SomeSent()]),
     "masking": (Masking(fraction=0.5), [SomeSent()]),
-    "quantise": (Quantise(bits=4), [Rounded(levels=7, stochastic=True)]),
-    "nearest": (Quantise(bits=4, stochastic=False), [Rounded(levels=7, stochastic=False)]),
-    "rounded, then largest": (
-        {"a": Quantise(bits=4, stochastic=False), "b": TopK(fraction=0.3)},
-        [Rounded(levels=7, stochastic=False), LargestSent(each=False)],
-    ),
-    "largest, then rounded": (
-        {"a": TopK(fraction=0.3), "b": Quantise(bits=6, stochastic=False)},
-        [LargestSent(each=False), Rounded(levels=31, stochastic=False)],
-    ),
 }
 
 
@@ -123,22 +113,33 @@ def test_tensors_clipped_each_by_itself_are_compared_up_to_a_factor_each():
 
 def test_levels_are_read_off_what_was_sent():
     true = torch.randn(40, generator=seeded()).double()
-    for bits in (3, 6):
-        for stochastic in (False, True):
-            part = Quantise(bits=bits, stochastic=stochastic)
-            (sent,) = sent_of(part, [true])
-            step = part.facts().step(sent)
-            width = float(Rounded(levels=part.levels, stochastic=stochastic).width(sent))
-            assert width == pytest.approx(step if stochastic else step / 2, rel=1e-6)
+    for part in (Quantise(bits=b, stochastic=s) for b in (3, 6) for s in (False, True)):
+        (sent,) = sent_of(part, [true])
+        step = part.facts().step(sent)
+        law = RoundingLikelihood(levels=part.levels, stochastic=part.stochastic)
+        reach = step if part.stochastic else step / 2
+        assert float(law.reach(sent)) == pytest.approx(reach, rel=1e-6)
+        assert float((true - sent).abs().max()) <= reach * (1 + 1e-6)
+        assert float(law([true], [sent])) < float(law([true.flip(0)], [sent])) / 3
 
 
 def test_the_law_of_stochastic_rounding_is_most_likely_at_the_number_that_was_rounded():
-    """Of many roundings of one number; least squares would be right in the mean alone."""
-    number, levels = 0.3, torch.tensor([0.0] * 70 + [1.0] * 30).double()
-    law = RoundingLikelihood(rounded=Rounded(levels=1, stochastic=True), factors=Factors())
+    """Of many roundings of one number, 30 % went up."""
+    levels = torch.tensor([0.0] * 70 + [1.0] * 30).double()
+    law = RoundingLikelihood(levels=1, stochastic=True)
     tried = torch.linspace(0.05, 0.95, 91).double()
-    values = torch.stack([law([torch.full((100,), float(t)).double()], [levels]) for t in tried])
-    assert float(tried[values.argmin()]) == pytest.approx(number, abs=0.06)
+    values = torch.stack([law([t.expand(100)], [levels]) for t in tried])
+    assert float(tried[values.argmin()]) == pytest.approx(0.3, abs=0.06)
+
+
+def test_what_was_not_sent_is_held_below_what_was_before_it_is_rounded():
+    part = Quantise(bits=6, stochastic=False)
+    true = gradient()
+    sent = sent_of({"a": TopK(fraction=0.3), "b": part}, true)
+    law = RoundingLikelihood(levels=part.levels, stochastic=False)
+    through = Through(inner=law, views=(LargestSent(each=False),))
+    larger = [t.where(s != 0, 3 * t.sign()) for t, s in zip(true, sent, strict=True)]
+    assert float(through(true, sent)) < float(through(larger, sent)) / 10
 
 
 def test_signs_agree_with_every_gradient_that_has_them_whatever_its_sizes():

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from medpfl.attacks.adaptation.ending import without_threshold
+from medpfl.attacks.adaptation.factors import Factors
 from medpfl.attacks.adaptation.sparse import through_zeros
-from medpfl.attacks.adaptation.through import with_distance
+from medpfl.attacks.adaptation.through import measured_by
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.problem import Problem
 from medpfl.types import DefenseFacts
@@ -49,4 +50,5 @@ def through_masking(
     """Match what was left alone; where that does not show, most of the update."""
     if getattr(facts, "fill", "zero") == "zero":
         return through_zeros(facts, parts, search, problem)
-    return with_distance(parts, RobustError()), without_threshold(search)
+    # A factor of least squares would be that of the noise, too.
+    return measured_by(parts, RobustError(), Factors()), without_threshold(search)

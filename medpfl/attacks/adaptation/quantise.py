@@ -1,4 +1,4 @@
-"""Quantised entries: each was no further from its level than rounding carries."""
+"""Quantised entries: what is matched is the likelihood of the levels that were sent."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from medpfl.attacks.adaptation.ending import without_threshold
-from medpfl.attacks.adaptation.factors import Factors
-from medpfl.attacks.adaptation.ranges import Ranges
 from medpfl.attacks.adaptation.smoothness import with_neighbours
-from medpfl.attacks.adaptation.through import seen_through, through_of, with_distance
+from medpfl.attacks.adaptation.through import measured_by
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.problem import Problem
 from medpfl.types import DefenseFacts
 
 # Tensors up to this size may lack their lowest level: all gaps are looked at.
 _FEW = 512
+# Times what the norm tells of their distance: the levels between were not sent, or lost later on.
+_TOO_FAR = 1.5
 # What float32 makes of equal levels is no gap.
 _NO_GAP = 1e-6
 # Of a step: below, magnitudes are squared, so that an optimiser can come to rest.
@@ -27,48 +27,6 @@ _ROUND = 0.05
 # Where the likelihood ends and its tangent begins.
 _WALL = 0.95
 _STEEPER = 4.0
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """Entries were rounded to levels, of each tensor by itself.
-
-    Args:
-        levels: of magnitude, zero not counted.
-        stochastic: whether to either neighbour (QSGD), and not to the nearest.
-    """
-
-    levels: int
-    stochastic: bool
-
-    def before(self, ranges: Ranges, observed: Sequence[Tensor]) -> Ranges:
-        """See `View.before`."""
-        widths = [self.width(tensor) for tensor in observed]
-        return Ranges(
-            [low - w for low, w in zip(ranges.lower, widths, strict=True)],
-            [high + w for high, w in zip(ranges.upper, widths, strict=True)],
-            ranges.telling,
-        )
-
-    def width(self, sent: Tensor) -> Tensor:
-        """Return how far rounding can have carried an entry of a tensor, a number."""
-        if not sent.numel():
-            return sent.new_zeros(())
-        sizes = sent.abs()
-        largest = sizes.amax()
-        if not self.stochastic:
-            return largest / self.levels / 2
-        step = _smallest_gap(sizes, largest)
-        return torch.where(step.isfinite(), step, 0)
-
-
-def _smallest_gap(sizes: Tensor, largest: Tensor) -> Tensor:
-    """Return the distance of the two nearest levels that occur; infinity where all is zero."""
-    if sizes.numel() > _FEW:
-        return sizes.where(sizes > 0, math.inf).amin()
-    levels = torch.cat([sizes.new_zeros(1), sizes.flatten()]).sort().values
-    gaps = levels.diff()
-    return gaps.where(gaps > _NO_GAP * largest, math.inf).amin()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,30 +39,44 @@ class RoundingLikelihood:
     optimiser needs a slope to follow.
 
     Args:
-        rounded: the levels.
-        factors: of the dummy's tensors, where sizes are unknown.
+        levels: of magnitude, zero not counted.
+        stochastic: whether entries went to either neighbour, and not to the nearest.
     """
 
-    rounded: Rounded
-    factors: Factors
-
-    @property
-    def scale_free(self) -> bool:
-        """See `ScaleFree`."""
-        return self.factors.free
+    levels: int
+    stochastic: bool
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return the nats of all tensors."""
-        scaled = self.factors.applied(dummy, observed, Ranges.at(observed))
-        pairs = [(d, o) for d, o in zip(scaled, observed, strict=True) if d.numel()]
+        pairs = [(d, o) for d, o in zip(dummy, observed, strict=True) if d.numel()]
         return torch.stack([self._nats(d, o) for d, o in pairs]).sum()
 
+    def reach(self, sent: Tensor) -> Tensor:
+        """Return how far rounding can have carried an entry of a tensor; 0 where all is zero."""
+        if not self.stochastic:
+            return sent.abs().amax() / self.levels / 2
+        gap = _smallest_gap(sent.abs()) if sent.numel() <= _FEW else _smallest_size(sent.abs())
+        # The norm that was the last level, as what was sent has it: up to what rounding did to it.
+        about = sent.square().sum().sqrt() / self.levels
+        return torch.where(gap < _TOO_FAR * about, gap, about)
+
     def _nats(self, dummy: Tensor, sent: Tensor) -> Tensor:
-        width = self.rounded.width(sent)
-        possible = width > 0
-        away = (dummy - sent) / torch.where(possible, width, 1) * possible
-        law = _stochastic if self.rounded.stochastic else _nearest
+        reach = self.reach(sent)
+        possible = reach > 0
+        away = (dummy - sent) / torch.where(possible, reach, 1) * possible
+        law = _stochastic if self.stochastic else _nearest
         return law(away).sum()
+
+
+def _smallest_size(sizes: Tensor) -> Tensor:
+    return sizes.where(sizes > 0, math.inf).amin()
+
+
+def _smallest_gap(sizes: Tensor) -> Tensor:
+    """Return the distance of the two nearest levels that occur, zero among them."""
+    levels = torch.cat([sizes.new_zeros(1), sizes.flatten()]).sort().values
+    gaps = levels.diff()
+    return gaps.where(gaps > _NO_GAP * levels[-1], math.inf).amin()
 
 
 def _stochastic(away: Tensor) -> Tensor:
@@ -122,15 +94,8 @@ def _nearest(away: Tensor) -> Tensor:
 def through_quantise(
     facts: DefenseFacts, parts: Parts, search: Search, problem: Problem
 ) -> tuple[Parts, Search]:
-    """Find the most likely image, given the levels.
-
-    Beside other parts of a defense, levels are matched up to what rounding does.
-    """
-    view = Rounded(
+    """Find the most likely image, given the levels and what images are like."""
+    likelihood = RoundingLikelihood(
         levels=int(getattr(facts, "levels", 1)), stochastic=bool(getattr(facts, "stochastic", True))
     )
-    if len(problem.defense) > 1:
-        return seen_through(parts, view), search
-    likelihood = RoundingLikelihood(rounded=view, factors=through_of(parts.distance).factors)
-    parts = with_neighbours(with_distance(parts, likelihood), weight=1.0)
-    return parts, without_threshold(search)
+    return with_neighbours(measured_by(parts, likelihood), weight=1.0), without_threshold(search)

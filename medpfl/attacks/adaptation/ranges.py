@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -28,7 +29,7 @@ class Ranges:
     def at(cls, observed: Sequence[Tensor]) -> Ranges:
         """Return the points that were sent."""
         points = list(observed)
-        return cls(points, points, [tensor == tensor for tensor in points])
+        return cls(points, points, [torch.ones_like(t, dtype=torch.bool) for t in points])
 
     def restricted(self, kept: Sequence[Tensor], at_most: Sequence[Tensor]) -> Ranges:
         """Return the ranges before entries were set to zero.

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from medpfl.attacks.adaptation.ending import without_threshold
 from medpfl.attacks.adaptation.smoothness import with_neighbours
-from medpfl.attacks.adaptation.through import with_distance
+from medpfl.attacks.adaptation.through import measured_by
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.problem import Problem
 from medpfl.types import DefenseFacts
@@ -54,5 +54,5 @@ def through_sign(
     The mean magnitude of each tensor, sent with ``scale=mean``, is left out: it is one number of
     thousands.
     """
-    parts = with_neighbours(with_distance(parts, SignLikelihood()), weight=1.0)
+    parts = with_neighbours(measured_by(parts, SignLikelihood()), weight=1.0)
     return parts, without_threshold(search)

@@ -46,7 +46,6 @@ def _variation(pixels: Tensor, axis: int) -> Tensor:
 
 
 def with_neighbours(parts: Parts, *, weight: float) -> Parts:
-    """Return the parts with the prior, unless they have it."""
-    if any(isinstance(prior, LikeNeighbours) for prior in parts.priors):
-        return parts
-    return replace(parts, priors=(*parts.priors, LikeNeighbours(weight=weight)))
+    """Return the parts with the prior, of this weight where they have it already."""
+    others = [prior for prior in parts.priors if not isinstance(prior, LikeNeighbours)]
+    return replace(parts, priors=(*others, LikeNeighbours(weight=weight)))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from medpfl.attacks.adaptation.ranges import Ranges
@@ -27,7 +28,7 @@ class HiddenColumns:
 
     def before(self, ranges: Ranges, observed: Sequence[Tensor]) -> Ranges:
         """See `View.before`."""
-        kept = [(t == t) for t in observed]
+        kept = [torch.ones_like(t, dtype=torch.bool) for t in observed]
         weight = observed[self.place]
         kept[self.place] = (weight != 0).any(0).expand_as(weight)
         return ranges.restricted(kept, [t.new_tensor(math.inf) for t in observed])

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from medpfl.attacks.adaptation.ending import without_threshold
+from medpfl.attacks.adaptation.factors import Factors
 from medpfl.attacks.adaptation.ranges import Ranges, View
 from medpfl.attacks.adaptation.smoothness import with_neighbours
-from medpfl.attacks.adaptation.through import seen_through, through_of, with_distance
+from medpfl.attacks.adaptation.through import measured_by, seen_through, through_of
 from medpfl.attacks.composition import Parts, Search
-from medpfl.attacks.distances import Cosine, has_no_scale
+from medpfl.attacks.distances import Cosine, NormalisedError, SquaredError
 from medpfl.attacks.problem import Problem
 from medpfl.types import DefenseFacts
 
@@ -103,10 +104,11 @@ def _matched(
     entries = sum(problem.payload.parameters[name].numel() for name in problem.names)
     if share * entries >= _ENOUGH * problem.unknowns.count:
         return parts, search
-    through = through_of(parts.distance)
-    if not has_no_scale(through):  # the prior's weight is for a distance without unit
-        through = through_of(Cosine()).looking_through(through.views)
-    parts = with_neighbours(with_distance(parts, through), weight=_MISMATCH**2)
+    if isinstance(through_of(parts.distance).inner, SquaredError | NormalisedError):
+        # The prior's weight is for a distance without a unit.
+        parts = measured_by(parts, Cosine(), Factors(free=True))
+    without_unit = isinstance(through_of(parts.distance).inner, Cosine)
+    parts = with_neighbours(parts, weight=_MISMATCH**2 if without_unit else 1.0)
     return parts, without_threshold(search)
 
 

@@ -97,6 +97,20 @@ def seen_through(parts: Parts, view: View) -> Parts:
     return with_distance(parts, through_of(parts.distance).looking_through([view]))
 
 
+def measured_by(parts: Parts, inner: Distance, factors: Factors | None = None) -> Parts:
+    """Return the parts of an attack that measures otherwise what it sees through earlier parts.
+
+    Args:
+        parts: of the attack.
+        inner: the distance.
+        factors: of the dummy's tensors; those that the attack has where None.
+    """
+    through = through_of(parts.distance)
+    factors = through.factors if factors is None else factors
+    kind = ThroughSquares if isinstance(inner, LeastSquares) else Through
+    return with_distance(parts, kind(inner=inner, views=through.views, factors=factors))
+
+
 def through_of(distance: Distance) -> Through:
     """Return a distance as one through a defense, of no part yet where it is another."""
     if isinstance(distance, Through):
