@@ -26,7 +26,7 @@ from medpfl.types import DefenseFacts
 # Entries sent for each unknown, below which an image is left open: many say the same.
 _ENOUGH = 2.0
 # Relative to what was sent: how far an image may miss it for the sake of its smoothness.
-_MISMATCH = 1e-3
+_MISMATCH = 1e-5
 
 
 @dataclass(frozen=True)
