@@ -24,6 +24,7 @@ from medpfl.defenses.configured import defenses_at
 from medpfl.device import pick_device
 from medpfl.errors import FAULTS, ConfigurationError, MedpflError
 from medpfl.federated import Capturing, Federation, Simulated, Simulation
+from medpfl.federated.secure import settled
 from medpfl.metrics import Scorer
 from medpfl.metrics.image_quality import check_window
 from medpfl.models import ModelFactory
@@ -132,7 +133,7 @@ def _simulated(
     config: DictConfig, threat: ThreatModel, attack: Attack, device: torch.device
 ) -> tuple[LoadedData, CaptureSource]:
     """Build the federation that a configuration describes, and try the attack on it."""
-    defense = defenses_at(config)
+    defense = settled(threat, defenses_at(config))
     federation, factory = _part(config, "federation"), _part(config, "model")
     # Records of runs from before there were rounds have no such group.
     capturing = _part(config, "capture") if "capture" in config else Capturing()
@@ -165,7 +166,10 @@ def _from_files(source: FileCaptures, attack: Attack) -> tuple[LoadedData, Captu
         if isinstance(attack, Particular):
             attack.check_data(data.spec, images, source.device)
         if isinstance(attack, Selective):
-            attack.check_update(model, training, observation.kind, observation.tensors)
+            summed = observation.aggregate is not None
+            attack.check_update(
+                model, training, observation.kind, observation.tensors, summed=summed
+            )
     return data, source
 
 
@@ -180,15 +184,17 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
     if isinstance(attack, Selective):
         names = [name for name, _ in trial.named_parameters()]
         captured = source.capturing.names_of(names)
-        known = source.threat.known_training(federation.local)
-        attack.check_update(trial, known, federation.local.kind, captured)
+        known, summed = source.threat.known_training(federation.local), source.defense.aggregation
+        attack.check_update(
+            trial, known, federation.local.kind, captured, summed=summed is not None
+        )
     if not source.plan:
         raise ConfigurationError(
             f"federation.batch_size={federation.batch_size}, but only {len(source.data.selected)} "
             "images are attacked: raise n_images or lower the batch size"
         )
     largest = max(planned.images for planned in source.plan)
-    if federation.batch_size is None:
+    if largest != federation.batch_size:
         feasible.check_network(factory, spec.shape, largest)
         attack.check(trial, largest)
     if isinstance(attack, Particular):

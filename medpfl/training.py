@@ -155,20 +155,40 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one of the clients in a weighted mean has done.
+
+    Args:
+        images: behind its update: its weight.
+        steps: that it took.
+    """
+
+    images: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpdateMap:
     """The function from a client's images to its update, differentiable in the images.
 
+    Or from the images of several clients, one after another, to the mean of their updates weighted
+    by images, which is all that a server under secure aggregation sees.
+
     Args:
-        batches: the images of each step; None is one step on all of them.
+        batches: the images of each step; None is one step on all of them. Of several clients, the
+            steps of one after those of another, as positions among the images of all.
         lr: learning rate, positive.
         momentum: of SGD, as ``torch.optim.SGD`` has it.
         adam: whether steps are those of ``torch.optim.Adam`` instead.
+        clients: of several clients each one's share; each begins at the weights that were sent.
+            None of them is one client.
     """
 
     batches: Batches | None = None
     lr: float = 1.0
     momentum: float = 0.0
     adam: bool = False
+    clients: tuple[Share, ...] = ()
 
     @classmethod
     def of(cls, training: LocalTraining) -> UpdateMap:
@@ -182,15 +202,47 @@ class UpdateMap:
             adam=training.optimizer == "adam",
         )
 
+    @classmethod
+    def of_clients(cls, trainings: Sequence[LocalTraining], sizes: Sequence[int]) -> UpdateMap:
+        """Return the map of several clients' images to the mean of their updates.
+
+        Args:
+            trainings: of each client; the same but for the order of its images.
+            sizes: images of each.
+        """
+        batches, shares, first = list[tuple[int, ...]](), list[Share](), 0
+        for training, size in zip(trainings, sizes, strict=True):
+            own = training.order or training.in_turn(size).order or ()
+            batches += [tuple(first + image for image in batch) for batch in own]
+            shares.append(Share(images=size, steps=len(own)))
+            first += size
+        return replace(cls.of(trainings[0]), batches=tuple(batches), clients=tuple(shares))
+
     @property
     def steps(self) -> int:
-        """How many steps the client takes."""
+        """How many steps are taken, by all clients together."""
         return 1 if self.batches is None else len(self.batches)
 
+    @property
+    def unit(self) -> float:
+        """How much of a difference of weights one unit of a gradient is: learning rate times steps.
+
+        Of several clients, their mean steps, weighted by images.
+        """
+        if not self.clients:
+            return self.lr * self.steps
+        images = sum(client.images for client in self.clients)
+        return self.lr * (sum(c.images * c.steps for c in self.clients) / images)
+
     def is_one_gradient(self, images: int) -> bool:
-        """Say whether the update is the plain gradient of all the images' mean loss."""
+        """Say whether the update is the plain gradient of all the images' mean loss.
+
+        Of several clients that take one step each it is, unless images of one batch act on each
+        other, as under BatchNorm in train mode.
+        """
         everything = (tuple(range(images)),)
-        return not self.adam and self.batches in (None, everything)
+        alone = bool(self.clients) and all(client.steps == 1 for client in self.clients)
+        return not self.adam and (alone or self.batches in (None, everything))
 
     def __call__(
         self,
@@ -239,19 +291,34 @@ class UpdateMap:
             order: int64, all steps' images one after another, in place of those of `batches`,
                 whose sizes it keeps; a tensor, so that rows of one evaluation may differ.
         """
-        weights, rule = dict(parameters), _Adam() if self.adam else _Momentum(self.momentum)
-        moved: dict[str, Tensor] = {}
-        for batch in self._taken_by_steps(order):
-            images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
-            if before_step is not None:
-                before_step(weights, images)
-            step = rule(gradient(forward, weights, images, labels))
-            # As torch's optimisers have it, to the last bit.
-            weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
-            moved = {n: s if not moved else moved[n] + s for n, s in step.items()}
-        if self.steps > 1:
-            moved = {n: m / self.steps for n, m in moved.items()}
-        return Trained(weights, moved)
+        taken = self._taken_by_steps(order)
+        counts = [client.steps for client in self.clients] or [len(taken)]
+        trained, first = list[Trained](), 0
+        for count in counts:
+            weights, rule = dict(parameters), _Adam() if self.adam else _Momentum(self.momentum)
+            moved: dict[str, Tensor] = {}
+            for batch in taken[first : first + count]:
+                images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
+                if before_step is not None:
+                    before_step(weights, images)
+                step = rule(gradient(forward, weights, images, labels))
+                # As torch's optimisers have it, to the last bit.
+                weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
+                moved = {n: s if not moved else moved[n] + s for n, s in step.items()}
+            if count > 1:
+                moved = {n: m / count for n, m in moved.items()}
+            trained.append(Trained(weights, moved))
+            first += count
+        return self._mean(trained) if self.clients else trained[0]
+
+    def _mean(self, trained: Sequence[Trained]) -> Trained:
+        """Return the mean over clients, weighted by images; of what moved, by steps, too."""
+        weights = [client.images for client in self.clients]
+        ways = [client.images * client.steps for client in self.clients]
+        return Trained(
+            weighted_mean([client.parameters for client in trained], weights),
+            weighted_mean([client.moved for client in trained], ways),
+        )
 
     def _taken_by_steps(
         self, order: Tensor | None
@@ -259,6 +326,20 @@ class UpdateMap:
         if self.batches is None:
             return (None,)
         return self.batches if order is None else torch.split(order, [len(b) for b in self.batches])
+
+
+def weighted_mean(updates: Sequence[Parameters], weights: Sequence[int]) -> dict[str, Tensor]:
+    """Return the weighted mean of several `{name: P_i}`, differentiable in them.
+
+    Args:
+        updates: one a client, of the same names and shapes.
+        weights: positive.
+    """
+    total = sum(weights)
+    mean = {name: tensor * (weights[0] / total) for name, tensor in updates[0].items()}
+    for update, weight in zip(updates[1:], weights[1:], strict=True):
+        mean = {name: tensor + update[name] * (weight / total) for name, tensor in mean.items()}
+    return mean
 
 
 def _taken(tensor: Tensor, batch: tuple[int, ...] | Tensor | None) -> Tensor:

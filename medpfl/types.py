@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medpfl.aggregates import Aggregate
 from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
 from medpfl.outcomes import Status
 from medpfl.training import Forward, LocalTraining, forward_of
@@ -142,6 +143,8 @@ class ClientUpdate:
         buffers: the client's buffers after training, BatchNorm's moved statistics among them; None
             but under the policy ``train_shared``.
         labels: `(N,)`; only a threat model that grants labels lets them through.
+        aggregate: of a mean of several clients' updates, what it is made of, and then
+            `local_training` names no order; None of one client's.
     """
 
     kind: Literal["gradient", "delta"]
@@ -150,6 +153,7 @@ class ClientUpdate:
     local_training: LocalTraining | None = None
     buffers: Mapping[str, Tensor] | None = None
     labels: Tensor | None = None
+    aggregate: Aggregate | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +202,8 @@ class Observation:
             rounding of these weights moves an entry, relative to its weight; 0 where they are not.
         defense: the parameters of the client's defense, part by part in their order; none of them
             where it has no defense. None where withheld, or where nobody knows.
+        aggregate: of a mean of several clients' updates, how many they are and what they were
+            rounded to, and where granted their sizes and orders; None of one client's.
     """
 
     capture_id: str
@@ -211,9 +217,13 @@ class Observation:
     buffers: Mapping[str, Tensor] | None = None
     weights_rounding: float = 0.0
     defense: tuple[DefenseFacts, ...] | None = None
+    aggregate: Aggregate | None = None
 
 
-DEFENSE_COLUMNS = ("sent_norm", "share_sent", "bytes_sent", "clip_factor", "residual_norm")
+DEFENSE_COLUMNS = (
+    *("sent_norm", "share_sent", "bytes_sent", "clip_factor", "residual_norm"),
+    *("survivors", "expansion", "aggregation_seconds", "entries_clipped"),
+)
 """Columns of ``metrics.csv`` that a table has where a defense defines them; see `UpdateFacts`."""
 
 
@@ -233,6 +243,9 @@ class UpdateFacts:
         defense: what else a defense did, by `DEFENSE_COLUMNS`; none of them without a defense.
             ``sent_norm``: Euclidean norm of what is sent, in its own unit; ``share_sent``: of the
             entries; ``bytes_sent``; ``clip_factor`` and ``residual_norm`` as a part reports them.
+            Of a secure aggregation: ``survivors``, the clients in the sum; ``bytes_sent``, mean of
+            theirs; ``expansion``, over what they would send without it; ``aggregation_seconds``,
+            all clients and the server one after another; ``entries_clipped`` of all clients.
     """
 
     gradient_norm: float
@@ -251,14 +264,14 @@ class Capture:
         truth: the images behind it, or None where nobody knows them.
         facts: what the client's side knows, or None.
         round: rounds that the global model was trained for, counted from 0.
-        client: number of the client, counted from 0.
+        client: number of the client, counted from 0; None where several are in it.
     """
 
     observation: Observation
     truth: Truth | None
     facts: UpdateFacts | None
     round: int
-    client: int
+    client: int | None
 
     @property
     def capture_id(self) -> str:
@@ -335,7 +348,7 @@ class ImageScore:
 
     capture_id: str = field(default="", kw_only=True)
     round: int = field(default=0, kw_only=True)
-    client: int = field(default=0, kw_only=True)
+    client: int | None = field(default=0, kw_only=True)
     image_id: str
     label: int | None
     label_inferred: int
@@ -370,6 +383,8 @@ class ImageScore:
     unexplained: float = math.nan
     agreement: float = math.nan
     grain: float = math.nan
+    identification_rank: float = math.nan
+    identification_candidates: int | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     defense: Mapping[str, float] = field(default_factory=dict)
 

@@ -27,7 +27,7 @@ from medpfl.errors import MedpflError
 REMOVED = object()
 HUGE = 10**30
 # Of the sample: prime, so that it meets every kind of nonsense.
-STRIDE = 61
+STRIDE = 127
 NONSENSE: tuple[Any, ...] = (
     None,
     [],

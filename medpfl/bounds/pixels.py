@@ -135,7 +135,7 @@ class PixelMap:
             gradient=self.gradient,
         )
         flat = [t.flatten() for name, t in tensors.items() if self._sees(name)]
-        return torch.cat(flat) * (self.update_map.lr * self.update_map.steps)
+        return torch.cat(flat) * self.update_map.unit
 
     def gram_at(self, inputs: Tensor) -> GramProduct:
         """Return products with J'J, J the Jacobian of the update at some images.

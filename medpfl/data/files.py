@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,6 +20,8 @@ from medpfl.errors import ConfigurationError, DataError
 
 _NAMED_IN_MESSAGES = 10
 _CACHED_IMAGES = 128
+# A federation measures its model on the same images after every round.
+_CACHED_BYTES = 128 * 2**20
 _REMEDIES = {
     "raise": "replace the file, or leave it out with dataset.on_error=skip",
     "skip": "it began like a picture, so dataset.on_error=skip kept it: replace or remove the file",
@@ -131,7 +134,8 @@ class _Readers:
         self.on_error = on_error
         self._preprocess = preprocess
         # Large radiographs take 50 ms to decode, and the selected ones are wanted again soon.
-        self.now = lru_cache(maxsize=_CACHED_IMAGES)(self._read)
+        size = 4 * math.prod(preprocess.shape)
+        self.now = lru_cache(maxsize=max(_CACHED_IMAGES, _CACHED_BYTES // size))(self._read)
 
     def later(self, path: Path) -> Tensor:
         """Read an image after the selection: the message must say by itself what to do."""

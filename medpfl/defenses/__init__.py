@@ -10,6 +10,7 @@ from medpfl.defenses.perturbation import Perturbation
 from medpfl.defenses.pruning import Pruning
 from medpfl.defenses.quantise import Quantise
 from medpfl.defenses.randomk import RandomK
+from medpfl.defenses.secure_aggregation import SecureAggregation
 from medpfl.defenses.sign import Sign
 from medpfl.defenses.soteria import Soteria
 from medpfl.defenses.topk import TopK
@@ -31,6 +32,7 @@ __all__ = [
     "Pruning",
     "Quantise",
     "RandomK",
+    "SecureAggregation",
     "Sign",
     "Soteria",
     "StatefulDefense",

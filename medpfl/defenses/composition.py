@@ -23,6 +23,7 @@ from medpfl.defenses.base import (
 from medpfl.defenses.none import NoDefense
 from medpfl.defenses.norms import entries_of, norm_of
 from medpfl.defenses.privacy import privacy_of
+from medpfl.defenses.secure_aggregation import SecureAggregation
 from medpfl.defenses.wire import Coding
 from medpfl.errors import ConfigurationError
 from medpfl.settings.build import require_kind
@@ -57,7 +58,8 @@ class Defended:
 class Defenses:
     """What clients do against reconstruction: parts, called in their order.
 
-    Parts that act inside training come first, as they act first.
+    Parts that act inside training come first, as they act first; secure aggregation, which adds up
+    what all clients send, comes last.
 
     Args:
         parts: `{name: part}` in their order, at least one.
@@ -70,7 +72,8 @@ class Defenses:
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():
-            if not (has_gradient(part) or _is_plain(part) or _is_stateful(part)):
+            acts = has_gradient(part) or _is_plain(part) or _is_stateful(part)
+            if not (acts or isinstance(part, SecureAggregation)):
                 # What stands alone is called by its group, as are parts of one's own.
                 require_kind("defense" if self.is_single else f"defense.{name}", part, Defense)
         self._check_order()
@@ -84,6 +87,12 @@ class Defenses:
     def is_none(self) -> bool:
         """Whether updates leave as they are."""
         return all(isinstance(part, NoDefense) for part in self.parts.values())
+
+    @property
+    def aggregation(self) -> SecureAggregation | None:
+        """What adds up the clients' updates, so that the server sees their sum alone."""
+        found = (p for p in self.parts.values() if isinstance(p, SecureAggregation))
+        return next(found, None)
 
     @property
     def name(self) -> str:
@@ -178,6 +187,13 @@ class Defenses:
                         f"defense=[{listed}]: {name} goes alone: leave it out, or the others"
                     )
         acted: str | None = None
+        *first, last = self.parts
+        for name in first:
+            if isinstance(self.parts[name], SecureAggregation):
+                raise ConfigurationError(
+                    f"defense=[{listed}]: {name} hides what clients send, and {last} would act on "
+                    f"that: list {name} last"
+                )
         for name, part in self.parts.items():
             if has_gradient(part) and acted is not None:
                 raise ConfigurationError(

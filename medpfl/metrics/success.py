@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
 from medpfl.metrics.cautions import cautions
 from medpfl.metrics.grades import Grading
+from medpfl.metrics.identification import identification, ranks_of
 from medpfl.metrics.measures.means import MeasureMeans, means_of
 from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.outcomes import Grade, Status
@@ -96,6 +97,16 @@ class Summary:
         agreement_median: median SSIM between the two best restarts, over the `n_agreement` images
             where two can be compared; NaN if nowhere.
         n_agreement: images in `agreement_median`.
+        n_identification: images whose original was ranked among others of the dataset, see
+            `medpfl.metrics.identification`; None, like what follows, where none was.
+        identification_top1: share of them whose original came first.
+        identification_top1_low: lower end of its 95 % Wilson interval.
+        identification_top1_high: upper end.
+        identification_top1_chance: what a guess reaches that does not depend on the image.
+        identification_mrr: mean reciprocal rank.
+        identification_mrr_low: lower end of its 95 % bootstrap interval.
+        identification_mrr_high: upper end.
+        identification_mrr_chance: what the same guess reaches.
         epsilon: of differential privacy, infinite where the defense guarantees nothing; None
             without a defense, or where nobody knows.
         defense: what else there is to say of the defense; None without one.
@@ -151,6 +162,15 @@ class Summary:
     unexplained_median: float = math.nan
     agreement_median: float = math.nan
     n_agreement: int = 0
+    n_identification: int | None = None
+    identification_top1: float | None = None
+    identification_top1_low: float | None = None
+    identification_top1_high: float | None = None
+    identification_top1_chance: float | None = None
+    identification_mrr: float | None = None
+    identification_mrr_low: float | None = None
+    identification_mrr_high: float | None = None
+    identification_mrr_chance: float | None = None
     epsilon: float | None = None
     defense: DefenseSummary | None = None
 
@@ -217,6 +237,7 @@ def summarise(
         cautions=list(cautions(scores, grading)),
         measures=means_of(scores),
         **_grades(judged, grading),
+        **_identification(judged),
         **_defense(scores, described),
     )
 
@@ -258,6 +279,17 @@ def _grades(scores: Sequence[ImageScore], grading: Grading | None) -> dict[str, 
             "others": grading.others,
         }
     return found
+
+
+def _identification(scores: Sequence[ImageScore]) -> dict[str, Any]:
+    """Return the fields of `Summary` that follow from ranks; none where no image has one."""
+    found = identification(ranks_of(scores))
+    if found is None:
+        return {}
+    return {
+        "n_identification": found.n,
+        **{f"identification_{k}": value for k, value in asdict(found).items() if k != "n"},
+    }
 
 
 def _rate(count: int, n: int) -> tuple[float, float, float]:

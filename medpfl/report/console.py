@@ -246,6 +246,8 @@ def _rates(summary: Summary, threshold: float) -> Table:
     if summary.leaked is not None:
         table.add_row("at least recognisable", Text(_leaked(summary), style="bold"))
         table.add_row("grades", _grades(summary))
+    if summary.n_identification:
+        table.add_row("identified", _identified(summary))
     if n:
         table.add_row("ceiling", f"{format_percent(summary.asr_ceiling)}: {_ceiling(summary)}")
         table.add_row("zero gradient", format_rate(zero, n))
@@ -286,6 +288,23 @@ def _grades(summary: Summary) -> str:
     )
 
 
+def _identified(summary: Summary) -> str:
+    """Return how often the original came first among the dataset's images, beside chance."""
+    s = summary
+    rate = format_rate(
+        s.identification_top1 or 0.0,
+        s.n_identification or 0,
+        low=s.identification_top1_low,
+        high=s.identification_top1_high,
+    )
+    by_chance = format_percent(s.identification_top1_chance)
+    return (
+        f"{rate}; by chance {by_chance}\n"
+        f"mean reciprocal rank {format_number(s.identification_mrr)}; "
+        f"by chance {format_number(s.identification_mrr_chance)}"
+    )
+
+
 def _noise(summary: Summary) -> str:
     scale = f"scale {summary.noise_scale_mean:.3g}"
     snr = summary.snr_db_mean
@@ -311,6 +330,9 @@ def _sent(defense: DefenseSummary) -> str:
     means, words = defense.means, []
     if "bytes_sent" in means:
         words.append(f"{means['bytes_sent']:,.0f} bytes an update")
+    if "expansion" in means:
+        words.append(f"{format_number(means['expansion'])} times the plain update's")
+        words.append(f"{format_seconds(means['aggregation_seconds'])} to add up a round")
     if means.get("share_sent", 1.0) < 1:
         words.append(f"{format_percent(means['share_sent'])} of its entries")
     if "clip_factor" in means:

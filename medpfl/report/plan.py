@@ -39,7 +39,7 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
         defense=described.defense,
         noise=described.noise,
         privacy=None if described.privacy is None else in_words(described.privacy),
-        threat=experiment.threat.describe(),
+        threat=experiment.threat.describe(_in_a_sum(plan)),
         device=describe_device(experiment.device),
         images=images,
         batch_size=_behind_each(plan),
@@ -54,6 +54,12 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
 def _behind_each(plan: Sequence[Planned]) -> str:
     sizes = sorted({planned.images for planned in plan})
     return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+
+
+def _in_a_sum(plan: Sequence[Planned]) -> str | None:
+    """Return over how many clients sums are, in words; None where single updates are seen."""
+    counts = sorted({len(planned.members) for planned in plan if planned.members})
+    return None if not counts else f"{counts[0]}" + (f" to {counts[-1]}" if counts[1:] else "")
 
 
 def in_words(privacy: Privacy) -> str:

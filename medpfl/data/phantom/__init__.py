@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +28,9 @@ from medpfl.settings.ranges import Range
 __all__ = ["Phantom"]
 
 _HELD_OUT = 4  # one image for this many
+# A sweep draws the same images for every job, and drawing one takes longer than a step of training.
+_KEPT_DRAWINGS = 1024
+_KEPT_EXAMPLES = 1024
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,16 @@ class _Drawer:
     def __call__(self, index: int) -> Tensor:
         label, number = divmod(index, self.per_class)
         kind, finding = divmod(label, 2)
-        name = f"{self.kinds[kind]}_{_KINDS[self.kinds[kind]].findings[finding]}"
-        random = Random(generator(self.seed, "phantom", name, self.first + number))
-        drawing = _KINDS[self.kinds[kind]].draw(random, bool(finding))
-        return self.preprocess(Image.fromarray(np.round(drawing * 255).astype(np.uint8)))
+        drawn = _drawn(self.kinds[kind], bool(finding), self.seed, self.first + number)
+        return self.preprocess(Image.fromarray(drawn))
+
+
+@lru_cache(maxsize=_KEPT_DRAWINGS)
+def _drawn(kind: str, finding: bool, seed: int, number: int) -> NDArray[np.uint8]:
+    """Return a drawing in levels of grey or colour; not to be changed."""
+    name = f"{kind}_{_KINDS[kind].findings[finding]}"
+    random = Random(generator(seed, "phantom", name, number))
+    return np.round(_KINDS[kind].draw(random, finding) * 255).astype(np.uint8)
 
 
 @checked("dataset")
@@ -137,8 +148,10 @@ class Phantom:
     def _images(self, first: int, per_class: int, preprocess: Preprocess, seed: int) -> ImageSet:
         """Name `per_class` images of each class, their numbers from `first` on."""
         numbers = range(first, first + per_class)
+        drawer = _Drawer(self.kinds, per_class, seed, preprocess, first)
+        read = lru_cache(maxsize=_KEPT_EXAMPLES)(drawer.__call__)
         return ImageSet(
             ids=tuple(f"{name}/{number:04d}" for name in self.classes for number in numbers),
             labels=torch.arange(len(self.classes)).repeat_interleave(per_class),
-            read=_Drawer(self.kinds, per_class, seed, preprocess, first),
+            read=lambda index: read(index).clone(),
         )
