@@ -271,13 +271,15 @@ class Simulation:
         else:
             summed = self._summed(self._secure, planned, payload, states)
             update, facts = summed.update, summed.facts
+        of_defense = self.account.defense.facts()
         observation = self.threat.observe(
             capture_id=planned.capture_id,
             payload=payload,
             update=update,
             spec=self.data.spec,
             parameters=self.capturing.names_of(list(payload.parameters)),
-            defense=self.account.defense.facts(),
+            defense=of_defense,
+            auxiliary=self.auxiliary,
         )
         return Capture(
             observation,
@@ -286,8 +288,7 @@ class Simulation:
             planned.round,
             planned.client,
             training=update.local_training,
-            defense=self.defense.facts(),
-            auxiliary=self.auxiliary,
+            defense=of_defense,
         )
 
     def _sent(self, planned: Planned, payload: ServerPayload, states: ClientStates) -> Sent:
