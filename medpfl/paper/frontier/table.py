@@ -30,7 +30,7 @@ NOTE = (
     "images of the dataset, by likeness to the reconstruction; MRR: the mean reciprocal rank. Both "
     "are at chance where no interval lies above what a guess reaches. Safe: under both attackers "
     "ASR is under 5 % and identification at chance, the ASR's whole interval: that takes 0 of 74 "
-    "images; perhaps safe: where only the rate is. Bound: what no attack exceeds, where one is known. "
+    "images; perhaps safe: where only the rate is. Bound: what no attack exceeds, where known. "
     "Epsilon: where it is a theorem. Out of steps: images, of both attackers, whose attack was cut "
     "short below the threshold, not beaten. Dominated: another point is no worse in accuracy, ASR "
     "and MRR, and better in one, by their means."
