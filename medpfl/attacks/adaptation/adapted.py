@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from medpfl.attacks.adaptation.clipping import through_clipping
+from medpfl.attacks.adaptation.dp_sgd import through_dp_sgd
 from medpfl.attacks.adaptation.ending import fitting
 from medpfl.attacks.adaptation.masking import through_masking
+from medpfl.attacks.adaptation.noise import through_noise
 from medpfl.attacks.adaptation.quantise import through_quantise
 from medpfl.attacks.adaptation.sign import through_sign
 from medpfl.attacks.adaptation.soteria import through_soteria
@@ -20,7 +22,9 @@ Adaptation = Callable[[DefenseFacts, Parts, Search, Problem], tuple[Parts, Searc
 
 _ADAPTATIONS: Mapping[str, Adaptation] = {
     "clipping": through_clipping,
+    "dp_sgd": through_dp_sgd,
     "masking": through_masking,
+    "perturbation": through_noise,
     "pruning": through_pruning,
     "quantise": through_quantise,
     "randomk": through_randomk,
