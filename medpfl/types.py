@@ -58,6 +58,26 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """Where the voxels of one volume `(C, D, H, W)` lie in the patient.
+
+    Args:
+        affine: `(4, 4)` float64, invertible: from the place `(w, h, d, 1)` of a voxel to
+            millimetres towards the patient's right, anterior and superior (RAS+).
+        stored: how the source's axes ran, such as ``LPS``: what is written goes by it again.
+    """
+
+    affine: Tensor
+    stored: str = "RAS"
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Millimetres between neighbouring voxels along W, H and D."""
+        x, y, z = self.affine[:3, :3].norm(dim=0).tolist()
+        return x, y, z
+
+
+@dataclass(frozen=True)
 class Truth:
     """Ground truth: the images behind one update. Never reaches the attacker.
 
@@ -65,11 +85,13 @@ class Truth:
         inputs: `(N, C, *S)` in [0, 1].
         labels: `(N,)` int64.
         ids: N image ids, as in the metrics table.
+        geometry: of each image, or None of one without; empty where none has one, as pictures.
     """
 
     inputs: Tensor
     labels: Tensor
     ids: tuple[str, ...]
+    geometry: tuple[Geometry | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ class Simulation:
             inputs=torch.stack([images.load(i) for i in indices]),
             labels=images.labels[indices],
             ids=planned.image_ids,
+            geometry=images.geometry(indices),
         )
 
     def sample(self) -> Capture:
