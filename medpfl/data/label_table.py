@@ -81,7 +81,9 @@ def _rows(path: Path, told: str) -> Iterator[tuple[int, Mapping[str, str]]]:
                 )
             yield reader.line_num, {name: value or "" for name, value in row.items()}
     except csv.Error:
-        raise DataError(f"{told}: line {reader.line_num} is no CSV") from None
+        raise DataError(
+            f"{told}: line {reader.line_num + 1} is no CSV: look at its quotation marks"
+        ) from None
 
 
 def _files(root: Path, text: str, told: str) -> list[Path]:

@@ -85,6 +85,7 @@ def read_header(path: Path, salt: bytes) -> Header | None:
     """
     data = opened(path, pixels=False)
     if "Rows" not in data or "Columns" not in data:
+        _check_without_pixels(data)
         return None
     rows, columns, frames = int(data.Rows), int(data.Columns), int(data.get("NumberOfFrames") or 1)
     check_memory((rows, columns, frames, int(data.get("SamplesPerPixel") or 1)), "its header")
@@ -150,6 +151,14 @@ def check_syntax(data: Dataset) -> None:
         raise DataError(
             f"its transfer syntax is {name}, which needs a decoder: pip install 'medpfl[dicom]'"
         )
+
+
+def _check_without_pixels(data: Dataset) -> None:
+    """Refuse a header that ends too early, unless its kind of file has no pixels anyway."""
+    kind = data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID")
+    name = "" if kind is None else kind.name
+    if not name or name == str(kind) or "Image" in name:
+        raise DataError("its header ends before it says how many pixels there are: cut short")
 
 
 def hashed(salt: bytes, purpose: str, text: str) -> str:
