@@ -123,7 +123,8 @@ def test_volumes(command: Command, tmp_path):
     nowhere(tmp_path, [done.stdout, done.stderr], words)
     written = sorted((tmp_path / "out/reconstructions").glob("*.nii.gz"))
     assert len(written) == 8
-    assert {nibabel.load(path).header.get_zooms() for path in written} == {(2, 2, 3), (1, 1, 2)}
+    # attack=dlg cuts the middle out at its own proportions in millimetres.
+    assert {nibabel.load(path).header.get_zooms() for path in written} == {(2, 2, 2), (1, 1, 1)}
 
 
 def test_a_header_in_memory_says_nothing():
