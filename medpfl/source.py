@@ -19,16 +19,19 @@ class Planned:
     Args:
         capture_id: its name; says nothing of its images.
         round: rounds that the global model is trained for by then, counted from 0.
-        client: number of the client, counted from 0.
+        client: number of the client, counted from 0; None where several are in it.
         image_ids: names of the images behind it, for the record; none where nobody knows them.
         unknown: how many images nobody knows.
+        members: of a sum, what each of its clients sends; their images are its images, one client
+            after another.
     """
 
     capture_id: str
     round: int
-    client: int
+    client: int | None
     image_ids: tuple[str, ...]
     unknown: int = 0
+    members: tuple[Planned, ...] = ()
 
     @property
     def images(self) -> int:
@@ -46,6 +49,7 @@ class Described:
         noise: that they add, or None without.
         federation: who trains with whom, in lines; none where every client sends one gradient.
         privacy: what the defense guarantees, or None without one, or where nobody knows.
+        stopped: that a privacy budget ends training early, or None where it does not.
     """
 
     model: str
@@ -53,6 +57,7 @@ class Described:
     noise: str | None
     federation: tuple[str, ...]
     privacy: Privacy | None = None
+    stopped: str | None = None
 
 
 class CaptureSource(Protocol):
@@ -91,7 +96,11 @@ class CaptureSource(Protocol):
         ...
 
 
-def capture_name(round_: int, client: int, batch: int | None = None) -> str:
-    """Return a capture's id: ``round-005/client-2``, and where a client has several, its batch."""
-    name = f"round-{round_:03d}/client-{client}"
+def capture_name(round_: int, client: int | None, batch: int | None = None) -> str:
+    """Return a capture's id: ``round-005/client-2``, and where a client has several, its batch.
+
+    Without a client it is that of a sum over clients: ``round-005/aggregate``.
+    """
+    who = "aggregate" if client is None else f"client-{client}"
+    name = f"round-{round_:03d}/{who}"
     return name if batch is None else f"{name}/batch-{batch}"

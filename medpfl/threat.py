@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from medpfl.aggregates import Aggregate
 from medpfl.errors import ConfigurationError, MedpflError, ThreatModelError
 from medpfl.training import LocalTraining
 from medpfl.types import ClientUpdate, DataSpec, DefenseFacts, Observation, ServerPayload
@@ -39,19 +40,23 @@ class ThreatModel:
         local_training: how much of the clients' local training is known, whatever `knows` says of
             it. ``full``: steps, batch size, learning rate and the order of the images;
             ``partial``: all but the order; ``none``. None leaves it to `knows`.
-        aggregation: ``individual``: the server sees each client's own update.
+        aggregation: ``individual``: the server sees each client's own update. ``secure``: the mean
+            over the clients of a round alone, and with `num_examples` how many images each has.
+            None: as ``defense`` has it, which holds secure aggregation or does not.
     """
 
     server: Literal["honest_but_curious"] = "honest_but_curious"
     knows: Sequence[str] = ()
     local_training: Literal["full", "partial", "none"] | None = None
-    aggregation: Literal["individual"] = "individual"
+    aggregation: Literal["individual", "secure"] | None = None
 
     def __post_init__(self) -> None:
         if self.server != "honest_but_curious":
             raise ConfigurationError(f"threat.server={self.server}: choose honest_but_curious")
-        if self.aggregation != "individual":
-            raise ConfigurationError(f"threat.aggregation={self.aggregation}: choose individual")
+        if self.aggregation not in ("individual", "secure", None):
+            raise ConfigurationError(
+                f"threat.aggregation={self.aggregation}: choose individual, secure, or null"
+            )
         if isinstance(self.knows, str):
             raise ConfigurationError(
                 f"threat.knows={self.knows}: must be a list, such as threat.knows=[{self.knows}]"
@@ -127,6 +132,17 @@ class ThreatModel:
             local_training=self.known_training(update.local_training),
             buffers=update.buffers if "buffers" in self.granted else None,
             defense=tuple(defense) if defense is not None and "defense" in self.granted else None,
+            aggregate=self._known_aggregate(update.aggregate),
+        )
+
+    def _known_aggregate(self, aggregate: Aggregate | None) -> Aggregate | None:
+        """Return what is known of a sum; who is in it and the step, the server knows itself."""
+        if aggregate is None:
+            return None
+        granted = self.granted
+        return aggregate.known(
+            sizes="num_examples" in granted,
+            orders={"num_examples", "local_training", "local_order"} <= {*granted},
         )
 
     def known_training(self, training: LocalTraining | None) -> LocalTraining | None:
@@ -135,12 +151,18 @@ class ThreatModel:
             return None
         return training if "local_order" in self.granted else replace(training, order=None)
 
-    def describe(self) -> tuple[str, ...]:
-        """Return the threat model in lines for people."""
+    def describe(self, clients: str | None = None) -> tuple[str, ...]:
+        """Return the threat model in lines for people.
+
+        Args:
+            clients: of sums over clients, over how many, in words; None where single clients'
+                updates are seen.
+        """
         withheld = [name for name in CAPABILITIES if name not in self.granted]
         always = ["the model it sent", "the update", "the kind of data"]
         return (
-            f"{self.server.replace('_', '-')} server, sees {self.aggregation} updates",
+            f"{self.server.replace('_', '-')} server, sees "
+            + ("individual updates" if clients is None else f"sums of {clients} clients"),
             f"knows: {', '.join([*always, *self.granted])}",
             f"withheld: {', '.join(withheld) or 'nothing'}",
         )

@@ -24,6 +24,11 @@ Forward = Callable[[Parameters, Tensor], Tensor]
 Batches = tuple[tuple[int, ...], ...]
 """Of each step the images that it takes, as positions among the client's N."""
 
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "algorithm": ("fedsgd", "fedavg"),
+    "optimizer": ("sgd", "adam"),
+    "sampling": ("epochs", "poisson"),
+}
 _ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 
 
@@ -41,6 +46,10 @@ class LocalTraining:
         lr: learning rate; of ``fedsgd``, the server's.
         momentum: of ``sgd``, in [0, 1).
         shuffle: whether every epoch visits the images in another order; else in turn.
+        sampling: ``epochs``: every epoch visits each image once. ``poisson``: as many steps, of
+            which each takes each image by itself with probability ``batch_size`` over their
+            number, so that a step may take more images, fewer or none (Abadi et al. 2016, Alg. 1);
+            what DP-SGD's account of samples is about.
         order: the images of each step, for whoever knows them.
     """
 
@@ -51,16 +60,23 @@ class LocalTraining:
     lr: Rate = 0.1
     momentum: Annotated[float, Range(0, 1, "[)")] = 0.0
     shuffle: bool = True
+    sampling: Literal["epochs", "poisson"] = "epochs"
     order: Batches | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("algorithm", ("fedsgd", "fedavg")), ("optimizer", ("sgd", "adam"))):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigurationError(
                     f"federation.local.{name}={getattr(self, name)}: choose {' or '.join(choices)}"
                 )
         if self.algorithm == "fedsgd":
             self._refuse_training()
+        if self.sampling == "poisson" and (self.batch_size is None or not self.shuffle):
+            raise ConfigurationError(
+                "federation.local.sampling=poisson draws the images of every step anew, "
+                "federation.local.batch_size of them in the mean: set it to a number, and "
+                "federation.local.shuffle=true"
+            )
         if self.optimizer == "adam" and self.momentum:
             raise ConfigurationError(
                 f"federation.local.momentum={self.momentum}: adam has momentum of its own. "
@@ -69,6 +85,7 @@ class LocalTraining:
 
     def _refuse_training(self) -> None:
         plain = {"epochs": 1, "batch_size": None, "optimizer": "sgd", "momentum": 0.0}
+        plain |= {"sampling": "epochs"}
         for name, value in plain.items():
             if getattr(self, name) != value:
                 raise ConfigurationError(
@@ -85,7 +102,9 @@ class LocalTraining:
         """Return what the client does in words."""
         if self.algorithm == "fedsgd":
             return "FedSGD: one gradient of all images"
-        batch = "all images at once" if self.batch_size is None else f"batches of {self.batch_size}"
+        poisson = self.sampling == "poisson"
+        kind = "Poisson samples of about" if poisson else "batches of"
+        batch = "all images at once" if self.batch_size is None else f"{kind} {self.batch_size}"
         momentum = f", momentum {self.momentum:g}" if self.momentum else ""
         turn = "" if self.shuffle else ", in turn"
         epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
@@ -95,15 +114,30 @@ class LocalTraining:
         """Return how many steps a client with so many images takes."""
         return self.epochs * -(-images // (self.batch_size or images))
 
+    def expected(self, images: int) -> int:
+        """Return how many images a step of such a client takes: in the mean, if these are drawn."""
+        return min(self.batch_size or images, images)
+
+    def rate(self, images: int) -> float:
+        """Return the probability with which a Poisson sample takes an image."""
+        return self.expected(images) / images
+
     def drawn(self, images: int, generator: torch.Generator) -> LocalTraining:
-        """Return the same with an order: drawn anew for every epoch, where it shuffles."""
+        """Return the same with an order: drawn anew for every epoch or step, where it shuffles."""
+        if self.sampling == "poisson":
+            shape = (self.steps(images), images)
+            taken = torch.rand(shape, dtype=torch.float64, generator=generator) < self.rate(images)
+            return replace(self, order=tuple(tuple(t.nonzero()[:, 0].tolist()) for t in taken))
         if not self.shuffle:
             return self.in_turn(images)
         epochs = [torch.randperm(images, generator=generator).tolist() for _ in range(self.epochs)]
         return replace(self, order=self._batches(epochs, images))
 
     def in_turn(self, images: int) -> LocalTraining:
-        """Return the same with the images in the order they are numbered in, every epoch."""
+        """Return the same with the images in the order they are numbered in, every epoch.
+
+        Of Poisson samples, these are steps of the expected size.
+        """
         return replace(self, order=self._batches([list(range(images))] * self.epochs, images))
 
     def _batches(self, epochs: Sequence[list[int]], images: int) -> Batches:
@@ -130,7 +164,12 @@ class Gradient(Protocol):
 def mean_gradient(
     forward: Forward, parameters: Parameters, inputs_norm: Tensor, probabilities: Tensor
 ) -> dict[str, Tensor]:
-    """Return the gradient of the mean cross-entropy over the images; see `Gradient`."""
+    """Return the gradient of the mean cross-entropy over the images; see `Gradient`.
+
+    Of no images, which a Poisson sample may be, it is zero.
+    """
+    if not len(inputs_norm):
+        return {name: torch.zeros_like(p) for name, p in parameters.items()}
 
     def loss(weights: Parameters) -> Tensor:
         logits = forward(weights, inputs_norm)
@@ -155,20 +194,40 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one of the clients in a weighted mean has done.
+
+    Args:
+        images: behind its update: its weight.
+        steps: that it took.
+    """
+
+    images: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpdateMap:
     """The function from a client's images to its update, differentiable in the images.
 
+    Or from the images of several clients, one after another, to the mean of their updates weighted
+    by images, which is all that a server under secure aggregation sees.
+
     Args:
-        batches: the images of each step; None is one step on all of them.
+        batches: the images of each step; None is one step on all of them. Of several clients, the
+            steps of one after those of another, as positions among the images of all.
         lr: learning rate, positive.
         momentum: of SGD, as ``torch.optim.SGD`` has it.
         adam: whether steps are those of ``torch.optim.Adam`` instead.
+        clients: of several clients each one's share; each begins at the weights that were sent.
+            None of them is one client.
     """
 
     batches: Batches | None = None
     lr: float = 1.0
     momentum: float = 0.0
     adam: bool = False
+    clients: tuple[Share, ...] = ()
 
     @classmethod
     def of(cls, training: LocalTraining) -> UpdateMap:
@@ -182,15 +241,47 @@ class UpdateMap:
             adam=training.optimizer == "adam",
         )
 
+    @classmethod
+    def of_clients(cls, trainings: Sequence[LocalTraining], sizes: Sequence[int]) -> UpdateMap:
+        """Return the map of several clients' images to the mean of their updates.
+
+        Args:
+            trainings: of each client; the same but for the order of its images.
+            sizes: images of each.
+        """
+        batches, shares, first = list[tuple[int, ...]](), list[Share](), 0
+        for training, size in zip(trainings, sizes, strict=True):
+            own = training.order or training.in_turn(size).order or ()
+            batches += [tuple(first + image for image in batch) for batch in own]
+            shares.append(Share(images=size, steps=len(own)))
+            first += size
+        return replace(cls.of(trainings[0]), batches=tuple(batches), clients=tuple(shares))
+
     @property
     def steps(self) -> int:
-        """How many steps the client takes."""
+        """How many steps are taken, by all clients together."""
         return 1 if self.batches is None else len(self.batches)
 
+    @property
+    def unit(self) -> float:
+        """How much of a difference of weights one unit of a gradient is: learning rate times steps.
+
+        Of several clients, their mean steps, weighted by images.
+        """
+        if not self.clients:
+            return self.lr * self.steps
+        images = sum(client.images for client in self.clients)
+        return self.lr * (sum(c.images * c.steps for c in self.clients) / images)
+
     def is_one_gradient(self, images: int) -> bool:
-        """Say whether the update is the plain gradient of all the images' mean loss."""
+        """Say whether the update is the plain gradient of all the images' mean loss.
+
+        Of several clients that take one step each it is, unless images of one batch act on each
+        other, as under BatchNorm in train mode.
+        """
         everything = (tuple(range(images)),)
-        return not self.adam and self.batches in (None, everything)
+        alone = bool(self.clients) and all(client.steps == 1 for client in self.clients)
+        return not self.adam and (alone or self.batches in (None, everything))
 
     def __call__(
         self,
@@ -239,19 +330,34 @@ class UpdateMap:
             order: int64, all steps' images one after another, in place of those of `batches`,
                 whose sizes it keeps; a tensor, so that rows of one evaluation may differ.
         """
-        weights, rule = dict(parameters), _Adam() if self.adam else _Momentum(self.momentum)
-        moved: dict[str, Tensor] = {}
-        for batch in self._taken_by_steps(order):
-            images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
-            if before_step is not None:
-                before_step(weights, images)
-            step = rule(gradient(forward, weights, images, labels))
-            # As torch's optimisers have it, to the last bit.
-            weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
-            moved = {n: s if not moved else moved[n] + s for n, s in step.items()}
-        if self.steps > 1:
-            moved = {n: m / self.steps for n, m in moved.items()}
-        return Trained(weights, moved)
+        taken = self._taken_by_steps(order)
+        counts = [client.steps for client in self.clients] or [len(taken)]
+        trained, first = list[Trained](), 0
+        for count in counts:
+            weights, rule = dict(parameters), _Adam() if self.adam else _Momentum(self.momentum)
+            moved: dict[str, Tensor] = {}
+            for batch in taken[first : first + count]:
+                images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
+                if before_step is not None and len(images):
+                    before_step(weights, images)
+                step = rule(gradient(forward, weights, images, labels))
+                # As torch's optimisers have it, to the last bit.
+                weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
+                moved = {n: s if not moved else moved[n] + s for n, s in step.items()}
+            if count > 1:
+                moved = {n: m / count for n, m in moved.items()}
+            trained.append(Trained(weights, moved))
+            first += count
+        return self._mean(trained) if self.clients else trained[0]
+
+    def _mean(self, trained: Sequence[Trained]) -> Trained:
+        """Return the mean over clients, weighted by images; of what moved, by steps, too."""
+        weights = [client.images for client in self.clients]
+        ways = [client.images * client.steps for client in self.clients]
+        return Trained(
+            weighted_mean([client.parameters for client in trained], weights),
+            weighted_mean([client.moved for client in trained], ways),
+        )
 
     def _taken_by_steps(
         self, order: Tensor | None
@@ -259,6 +365,20 @@ class UpdateMap:
         if self.batches is None:
             return (None,)
         return self.batches if order is None else torch.split(order, [len(b) for b in self.batches])
+
+
+def weighted_mean(updates: Sequence[Parameters], weights: Sequence[int]) -> dict[str, Tensor]:
+    """Return the weighted mean of several `{name: P_i}`, differentiable in them.
+
+    Args:
+        updates: one a client, of the same names and shapes.
+        weights: positive.
+    """
+    total = sum(weights)
+    mean = {name: tensor * (weights[0] / total) for name, tensor in updates[0].items()}
+    for update, weight in zip(updates[1:], weights[1:], strict=True):
+        mean = {name: tensor + update[name] * (weight / total) for name, tensor in mean.items()}
+    return mean
 
 
 def _taken(tensor: Tensor, batch: tuple[int, ...] | Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medpfl.aggregates import Aggregate
 from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
 from medpfl.outcomes import Status
 from medpfl.training import Forward, LocalTraining, forward_of
@@ -164,6 +165,8 @@ class ClientUpdate:
         buffers: the client's buffers after training, BatchNorm's moved statistics among them; None
             but under the policy ``train_shared``.
         labels: `(N,)`; only a threat model that grants labels lets them through.
+        aggregate: of a mean of several clients' updates, what it is made of, and then
+            `local_training` names no order; None of one client's.
     """
 
     kind: Literal["gradient", "delta"]
@@ -172,6 +175,7 @@ class ClientUpdate:
     local_training: LocalTraining | None = None
     buffers: Mapping[str, Tensor] | None = None
     labels: Tensor | None = None
+    aggregate: Aggregate | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,15 +193,47 @@ class DefenseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """What a defense guarantees of a single image, as a theorem.
+    """What a defense guarantees, as a theorem.
 
     Args:
-        epsilon: of differential privacy; infinite where nothing is guaranteed.
+        epsilon: of differential privacy, of all that clients send in training, or of the attacked
+            updates where there is no training; infinite where nothing is guaranteed.
         reason: why, in words, without a full stop.
+        unit: what is hidden: one ``image``, or all the images of a ``client``.
+        delta: the probability with which every epsilon here may fail; None where it is infinite.
+        accountant: where epsilon comes from, ``pld``, ``rdp`` or ``exact``; ``none`` where it is
+            infinite.
+        epsilon_round: of one round of training by itself; None where there is none.
+        epsilon_attacked: of training and all attacked updates together: these are sent on top of
+            it, unless they are those that clients really send.
+        rero: reconstruction robustness: how probably any attack on all of this picks the right one
+            of the candidates for an image, at most; 1 where nothing is guaranteed.
+        candidates: how many there are.
     """
 
     epsilon: float
     reason: str
+    unit: Literal["image", "client"] = "image"
+    delta: float | None = None
+    accountant: str = "none"
+    epsilon_round: float | None = None
+    epsilon_attacked: float = math.inf
+    rero: float = 1.0
+    candidates: int = 1000
+
+    def describe(self) -> tuple[str, ...]:
+        """Return what is guaranteed, in lines; why it is no more says `reason`."""
+        if self.delta is None:
+            return (f"epsilon infinite: {self.reason}",)
+        whom = f"one {self.unit} ({self.accountant})"
+        alone = "" if self.epsilon_round is None else f"; a round alone {self.epsilon_round:.3g}"
+        beside = f"epsilon {self.epsilon_attacked:.3g} with the attacked updates, beside training"
+        return (
+            f"epsilon {self.epsilon:.3g} at delta {self.delta:.3g} for {whom}{alone}",
+            *([beside] if self.epsilon_attacked != self.epsilon else []),
+            f"any attack picks the right one of {self.candidates:,} candidates for an image with a "
+            f"probability of at most {self.rero:.3g}",
+        )
 
 
 @dataclass(frozen=True)
@@ -220,6 +256,8 @@ class Observation:
             rounding of these weights moves an entry, relative to its weight; 0 where they are not.
         defense: the parameters of the client's defense, part by part in their order; none of them
             where it has no defense. None where withheld, or where nobody knows.
+        aggregate: of a mean of several clients' updates, how many they are and what they were
+            rounded to, and where granted their sizes and orders; None of one client's.
     """
 
     capture_id: str
@@ -233,9 +271,13 @@ class Observation:
     buffers: Mapping[str, Tensor] | None = None
     weights_rounding: float = 0.0
     defense: tuple[DefenseFacts, ...] | None = None
+    aggregate: Aggregate | None = None
 
 
-DEFENSE_COLUMNS = ("sent_norm", "share_sent", "bytes_sent", "clip_factor", "residual_norm")
+DEFENSE_COLUMNS = (
+    *("sent_norm", "share_sent", "bytes_sent", "clip_factor", "residual_norm"),
+    *("survivors", "expansion", "aggregation_seconds", "entries_clipped"),
+)
 """Columns of ``metrics.csv`` that a table has where a defense defines them; see `UpdateFacts`."""
 
 
@@ -255,6 +297,9 @@ class UpdateFacts:
         defense: what else a defense did, by `DEFENSE_COLUMNS`; none of them without a defense.
             ``sent_norm``: Euclidean norm of what is sent, in its own unit; ``share_sent``: of the
             entries; ``bytes_sent``; ``clip_factor`` and ``residual_norm`` as a part reports them.
+            Of a secure aggregation: ``survivors``, the clients in the sum; ``bytes_sent``, mean of
+            theirs; ``expansion``, over what they would send without it; ``aggregation_seconds``,
+            all clients and the server one after another; ``entries_clipped`` of all clients.
     """
 
     gradient_norm: float
@@ -273,14 +318,19 @@ class Capture:
         truth: the images behind it, or None where nobody knows them.
         facts: what the client's side knows, or None.
         round: rounds that the global model was trained for, counted from 0.
-        client: number of the client, counted from 0.
+        client: number of the client, counted from 0; None where several are in it.
+        training: how the update was computed, whatever of it the attacker is told; None where
+            nobody knows.
+        defense: the parameters of the client's defense, in the same way.
     """
 
     observation: Observation
     truth: Truth | None
     facts: UpdateFacts | None
     round: int
-    client: int
+    client: int | None
+    training: LocalTraining | None = None
+    defense: tuple[DefenseFacts, ...] | None = None
 
     @property
     def capture_id(self) -> str:
@@ -343,13 +393,18 @@ class Reconstruction:
     runner_up: Tensor | None = field(default=None, repr=False)
 
 
+_BY_COLUMN = ("measures", "defense", "bounds")
+
+
 @dataclass(frozen=True)
 class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
     Columns that came later have a default, NaN, None or no text: not computed, so that older
-    records can be read. `measures` holds what ``metrics.measures`` asks for and `defense` what a
-    defense did (`DEFENSE_COLUMNS`), each value by its own column, where there are any.
+    records can be read. `measures` holds what ``metrics.measures`` asks for, `defense` what a
+    defense did (`DEFENSE_COLUMNS`) and `bounds` what no attack exceeds
+    (`medpfl.bounds.columns`), each
+    value by its own column, where there are any.
 
     Of an image whose truth nobody knows, everything that needs the truth is NaN, None or no text.
     Its `success` is False here, as it counts for nothing, and empty in the record: ask `judged`.
@@ -357,7 +412,7 @@ class ImageScore:
 
     capture_id: str = field(default="", kw_only=True)
     round: int = field(default=0, kw_only=True)
-    client: int = field(default=0, kw_only=True)
+    client: int | None = field(default=0, kw_only=True)
     image_id: str
     label: int | None
     label_inferred: int
@@ -392,13 +447,16 @@ class ImageScore:
     unexplained: float = math.nan
     agreement: float = math.nan
     grain: float = math.nan
+    identification_rank: float = math.nan
+    identification_candidates: int | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     defense: Mapping[str, float] = field(default_factory=dict)
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def fixed_columns(cls) -> tuple[str, ...]:
         """Return the columns that every table has, in order."""
-        return tuple(f.name for f in fields(cls) if f.name not in ("measures", "defense"))
+        return tuple(f.name for f in fields(cls) if f.name not in _BY_COLUMN)
 
     @property
     def judged(self) -> bool:
@@ -406,7 +464,7 @@ class ImageScore:
         return not math.isnan(self.ssim)
 
     def row(self) -> dict[str, object]:
-        """Return `{column: value}` as it is written, those of a defense and of measures last."""
+        """Return `{column: value}` as it is written, those that not every table has last."""
         fixed = {name: getattr(self, name) for name in self.fixed_columns()}
         known = {} if self.judged else {"success": None}
-        return {**fixed, **known, **self.defense, **self.measures}
+        return {**fixed, **known, **self.defense, **self.bounds, **self.measures}

@@ -30,6 +30,7 @@ TINY = (
     "dataset.per_class=1",
     "preprocess.size=16",
     "attack.optimizer.max_steps=1",
+    "attack.optimizer.max_iter=4",
     "attack.rows=1",  # side by side, rounding differs: alone, results are the same to the last bit
     "attack.trace_points=2",
 )

@@ -234,6 +234,16 @@ def test_what_cannot_work_is_said_before_any_compute(settings, words) -> None:
         experiment(*FEDAVG, *settings)
 
 
+@pytest.mark.parametrize(("size", "few"), [(6, 0), (7, 2)])
+def test_local_batches_that_no_client_can_fill_are_said(size, few) -> None:
+    """As torch's loader does, a client with fewer images than a batch takes all of them."""
+    parts = experiment(*FEDAVG[:-1], f"federation.local.batch_size={size}")
+    assert [len(shard) for shard in parts.source.shards] == [6, 6]
+    told = [line for line in parts.source.describe().federation if "fewer images" in line]
+    assert len(told) == bool(few)
+    assert all(f"{few} of 2 clients" in line and f"batch of {size}:" in line for line in told)
+
+
 def test_one_fedavg_step_is_attacked_as_its_gradient_is_to_the_bit() -> None:
     # A learning rate of one half loses no bit, nor does it where weights are exact to begin with.
     parts = experiment(*TINY, "n_images=2", "attack.precision=float64")

@@ -41,6 +41,7 @@ TINY = (
     "preprocess.size=16",
     "attack=dlg",
     "attack.optimizer.max_steps=1",
+    "attack.optimizer.max_iter=4",
 )
 VERBOSE = "hydra.verbose=true"
 

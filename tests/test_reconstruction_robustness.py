@@ -20,7 +20,7 @@ KAPPAS = (0.5, 0.1, 0.01, 0.001)
 
 def by_test(with_it, without, ratio, kappa: float) -> float:
     """Return the power of the best test of a level, by summing densities on a fine line."""
-    x = np.linspace(-60, 60, 2_400_001)
+    x = np.linspace(-60, 60, 480_001)
     order = np.argsort(-ratio(x), kind="stable")
     level = np.cumsum(without(x)[order]) * (x[1] - x[0])
     power = np.cumsum(with_it(x)[order]) * (x[1] - x[0])

@@ -188,7 +188,7 @@ def test_columns_are_the_scores_fields(tmp_path):
         "mse_zeros,ssim_mean_image,mse_mean_image,"
         "ssim_paper_cpl,ssim_paper_dlg,ssim_paper_gradinv,ssim_oracle,mse_oracle,"
         "closed_form,unknowns,determined,grade,grade_mean_image,"
-        "unexplained,agreement,grain"
+        "unexplained,agreement,grain,identification_rank,identification_candidates"
     )
     assert header == ",".join(COLUMNS)
     rows = read_table(tmp_path / "run")

@@ -9,13 +9,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from records import assert_same_end, finished, logged, run_json
 from sessions import TINY, Stop, session, start
 
 from medpfl.report.record import COLUMNS
 
-KILLS = 24
+KILLS = 8
 
 
 def draw_stop(draws: random.Random) -> Stop | float:
@@ -27,18 +28,23 @@ def draw_stop(draws: random.Random) -> Stop | float:
     return Stop(call, draws.randint(1, counts[call]), after=draws.random() < 0.5)
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path, whole):
+@pytest.mark.parametrize(
+    "times", [KILLS, pytest.param(3 * KILLS, marks=pytest.mark.trial)], ids=["some", "many"]
+)
+def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
+    times, tmp_path, whole
+):
     draws = random.Random(0)
     kills = runs = 0
     span = 2.0
-    while kills < KILLS:
+    while kills < times:
         runs += 1
         folder, resumed, done = tmp_path / f"{runs}", 0, False
         while not done:
             before = finished(folder)
             resumed += (folder / "run.json").exists()
             log = tmp_path / f"log-{runs}-{kills}"
-            moment = draw_stop(draws) if kills < KILLS else None
+            moment = draw_stop(draws) if kills < times else None
             began = time.monotonic()
             stop = moment if isinstance(moment, Stop) else None
             process = start(session, folder, TINY, log, stop)
@@ -58,7 +64,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tm
             assert set(computed.values()) <= {1}, moment
         assert_same_end(folder, whole)
         assert len(run_json(folder).get("resumed", ())) <= resumed
-    assert kills >= 20
+    assert kills >= times
 
 
 def check_what_a_kill_leaves(folder: Path) -> None:

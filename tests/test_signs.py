@@ -33,6 +33,7 @@ from medpfl.types import DataSpec, ImageScore, Observation, Reconstruction
 
 SPEC = spec_of(3, 16, 16)
 NEW = ("unexplained", "agreement", "grain")
+LATER = ("identification_rank", "identification_candidates")
 
 
 def image(*shape: int, seed: int = 0) -> Tensor:
@@ -302,7 +303,7 @@ def test_older_rows_have_no_signs(tmp_path: Path) -> None:
 
 
 def test_columns_come_after_those_of_before() -> None:
-    assert ImageScore.fixed_columns()[-4:] == ("grade_mean_image", *NEW)
+    assert ImageScore.fixed_columns()[-6:] == ("grade_mean_image", *NEW, *LATER)
 
 
 def test_medians_are_over_the_images_that_have_the_sign() -> None:

@@ -255,6 +255,7 @@ def test_a_run_of_one_step(tmp_path):
     settings = (
         *("attack=dlg", "model=torchvision", "model.name=mobilenet_v3_small", "n_images=1"),
         *("preprocess.size=32", "dataset.per_class=1", "attack.optimizer.max_steps=1"),
+        "attack.optimizer.max_iter=2",
     )
     runner.run(config(*settings, "attack.trace_points=2"), tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()

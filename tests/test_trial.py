@@ -27,7 +27,7 @@ from medpfl.errors import MedpflError
 REMOVED = object()
 HUGE = 10**30
 # Of the sample: prime, so that it meets every kind of nonsense.
-STRIDE = 61
+STRIDE = 127
 NONSENSE: tuple[Any, ...] = (
     None,
     [],
@@ -137,6 +137,7 @@ OPTIONS = {
         "perturbation": ("defense=perturbation", "noise=laplace"),
         "clipped noise": ("defense=[clipping,perturbation]", "noise=gaussian"),
         "masked first": ("defense=[soteria,pruning,masking]",),
+        "added up": ("defense=[clipping,secure_aggregation]", "federation.clients=2", "n_images=2"),
         **{name: (f"defense={name}",) for name in ("topk", "randomk", "quantise", "sign")},
     },
     "metrics": {

@@ -35,6 +35,7 @@ SHORT = (
     "dataset.per_class=1",
     "preprocess.size=16",
     "attack.optimizer.max_steps=1",
+    "attack.optimizer.max_iter=4",
     "attack.rows=1",
     "attack.trace_points=2",
     "+metrics.measures.nrmse._target_=medpfl.metrics.measures.NRMSE",

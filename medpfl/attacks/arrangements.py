@@ -1,28 +1,32 @@
-"""Which image is behind which step, where the attacker cannot know: what is possible, and tried."""
+"""Which image is behind which step, where the attacker cannot know: what is possible, and tried.
+
+Behind a sum over clients, that is also which images are whose.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from medpfl.attacks.reading import training_of
+from medpfl.attacks.reading import clients_of, knows_order
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
 from medpfl.training import LocalTraining
 from medpfl.types import Observation
 
-# Of few arrangements, chance draws some many times before it has drawn all.
+# Of few arrangements, chance draws some many times before it has drawn all. Of K alike, all but
+# one known, this many draws for each of them miss the last one with a chance of e^-20.
 _DRAWS_EACH = 20
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What a search takes for the truth about a client's images.
+    """What a search takes for the truth about the clients' images.
 
     Args:
         labels: `(N,)` int64, of the images as the attacker numbers them; None where they are
@@ -77,15 +81,13 @@ class Arrangements:
                 belong to the client's own numbering.
             generator: draws them.
         """
-        training, count = training_of(observation), observation.num_examples
-        if count is None:
+        if observation.num_examples is None:
             raise ValueError("the number of examples is withheld: call ThreatModel.require first")
-        given = observation.local_training
-        ordered = given is None or given.order is not None or not given.shuffle
+        ordered = knows_order(observation)
         settled = labels is None or (classes is None and ordered)
         if settled and ordered:
             return [Arrangement(labels)]
-        draw = _Draw(training, labels, count, settled, ordered, classes, generator)
+        draw = _Draw(clients_of(observation), labels, settled, ordered, classes, generator)
         return list(draw.different(self.considered))
 
     def survivors(self, count: int, restarts: int) -> int:
@@ -93,11 +95,14 @@ class Arrangements:
         return max(restarts, math.ceil(count * self.keep))
 
 
+_Clients = tuple[tuple[LocalTraining, int], ...]
+"""Of each client what it does, its order included, and its number of images."""
+
+
 @dataclass(frozen=True)
 class _Draw:
-    training: LocalTraining
+    clients: _Clients
     labels: Tensor | None
-    images: int
     settled: bool
     ordered: bool
     classes: int | None
@@ -105,43 +110,65 @@ class _Draw:
 
     def different(self, most: int) -> Iterator[Arrangement]:
         """Yield arrangements that differ in more than the images' numbers, the plainest first."""
-        known: set[tuple[tuple[int, ...], ...]] = set()
-        plain = (self.labels, self.training)
+        known: set[_Signature] = set()
+        plain, in_vain = (self.labels, self.clients), 0
         for number in range(most * _DRAWS_EACH):
-            labels, training = self._drawn() if number else plain
-            signature = _signature(labels, training, self.images)
+            labels, clients = self._drawn() if number else plain
+            signature = _signature(labels, clients)
             if signature in known:
+                in_vain += 1
+                if in_vain > _DRAWS_EACH * (len(known) + 1):
+                    return
                 continue
+            in_vain = 0
             known.add(signature)
-            yield Arrangement(labels, None if self.ordered else _flat(training))
+            yield Arrangement(labels, None if self.ordered else _flat(clients))
             if len(known) == most:
                 return
 
-    def _drawn(self) -> tuple[Tensor | None, LocalTraining]:
-        labels, training = self.labels, self.training
+    def _drawn(self) -> tuple[Tensor | None, _Clients]:
+        labels, clients = self.labels, self.clients
         if labels is not None and not self.settled:
             labels = self._labels(labels)
         if not self.ordered:
-            training = training.drawn(self.images, self.generator)
-        return labels, training
+            # Every arrangement has steps of the sizes that the update map has.
+            clients = tuple(
+                (replace(t, sampling="epochs").drawn(size, self.generator), size)
+                for t, size in clients
+            )
+        return labels, clients
 
     def _labels(self, labels: Tensor) -> Tensor:
+        images = len(labels)
         if self.classes is None:
-            return labels[torch.randperm(self.images, generator=self.generator)]
-        return torch.randint(self.classes, (self.images,), generator=self.generator)
+            return labels[torch.randperm(images, generator=self.generator)]
+        return torch.randint(self.classes, (images,), generator=self.generator)
 
 
-def _flat(training: LocalTraining) -> Tensor:
-    return torch.tensor([image for batch in training.order or () for image in batch])
+def _flat(clients: _Clients) -> Tensor:
+    """Return the images of all clients' steps, numbered among the images of all."""
+    taken, first = list[int](), 0
+    for training, size in clients:
+        taken += [first + image for batch in training.order or () for image in batch]
+        first += size
+    return torch.tensor(taken)
 
 
-def _signature(
-    labels: Tensor | None, training: LocalTraining, images: int
-) -> tuple[tuple[int, ...], ...]:
-    """Return of every image its label and the steps it is in, without saying which image it is."""
-    steps: list[list[int]] = [[] for _ in range(images)]
-    for step, batch in enumerate(training.order or ()):
-        for image in batch:
-            steps[image].append(step)
-    classes = [0] * images if labels is None else labels.tolist()
-    return tuple(sorted((c, *taken) for c, taken in zip(classes, steps, strict=True)))
+_Signature = tuple[tuple[tuple[int, ...], ...], ...]
+
+
+def _signature(labels: Tensor | None, clients: _Clients) -> _Signature:
+    """Return of every image its label and the steps it is in, client by client.
+
+    It does not say which image it is, nor, of clients of as many images, which client.
+    """
+    found, first = list[tuple[tuple[int, ...], ...]](), 0
+    for training, size in clients:
+        steps: list[list[int]] = [[] for _ in range(size)]
+        for step, batch in enumerate(training.order or ()):
+            for image in batch:
+                steps[image].append(step)
+        own = [0] * size if labels is None else labels[first : first + size].tolist()
+        found.append(tuple(sorted((c, *taken) for c, taken in zip(own, steps, strict=True))))
+        first += size
+    return tuple(sorted(found))

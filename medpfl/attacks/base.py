@@ -95,6 +95,8 @@ class Selective(Protocol):
         training: LocalTraining | None,
         kind: Literal["gradient", "delta"],
         parameters: Collection[str],
+        *,
+        summed: bool = False,
     ) -> None:
         """Raise a `ConfigurationError` where it cannot work on such updates.
 
@@ -103,5 +105,6 @@ class Selective(Protocol):
             training: what is known of the client's local training; None where nothing is.
             kind: of the updates.
             parameters: names of those whose updates are captured.
+            summed: whether they are means over several clients.
         """
         ...

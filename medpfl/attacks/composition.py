@@ -21,6 +21,7 @@ from medpfl.attacks.stages import Stage, has_curvature
 from medpfl.attacks.starts import Start
 from medpfl.attacks.surrogate import Surrogate
 from medpfl.attacks.unknowns import Unknowns
+from medpfl.errors import ConfigurationError
 from medpfl.models.structure import last_linear
 from medpfl.optim import Adam, BatchedOptimizer
 from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
@@ -119,6 +120,17 @@ class Parts:
         for projection in self.projections:
             if isinstance(projection, ParticularProjection):
                 projection.check(spec)
+
+    def check_sum(self) -> None:
+        """Raise a `ConfigurationError` where a part reads differences of one client's weights."""
+        named = {"epochs": self.epochs, "surrogate": self.surrogate}
+        for name, part in named.items():
+            if part is not None:
+                raise ConfigurationError(
+                    f"attack.{name}: {type(part).__name__} follows the weights of one client, and "
+                    "under threat.aggregation=secure the server sees the mean over several, each "
+                    f"trained on its own. Set attack.{name}=null, or use attack=scale_free"
+                )
 
     def projected(
         self, optimizer: BatchedOptimizer[Any], unknowns: Unknowns, members: int

@@ -80,7 +80,8 @@ def hessian_at(objective: MatchingObjective, z: Tensor, target: Targets) -> Tens
 def rounding(distance: Distance, observation: Observation) -> float:
     """Return what the rounding of a float32 client alone makes of a distance.
 
-    Of a gradient every entry is rounded; of a difference of weights, the weights are.
+    Of a gradient every entry is rounded; of a difference of weights, the weights are. In a sum
+    under secure aggregation, entries are multiples of a step besides.
     """
     sent = {name: t.double() for name, t in observation.tensors.items()}
     rounded = [t + _alternating(t) * _moved(observation, name, t) for name, t in sent.items()]
@@ -89,8 +90,12 @@ def rounding(distance: Distance, observation: Observation) -> float:
 
 def _moved(observation: Observation, name: str, tensor: Tensor) -> Tensor:
     if observation.weights_rounding == 0:
-        return FLOAT32_ROUNDING * tensor
-    return observation.weights_rounding * observation.payload.parameters[name].double().abs()
+        moved = FLOAT32_ROUNDING * tensor
+    else:
+        moved = observation.weights_rounding * observation.payload.parameters[name].double().abs()
+    if observation.aggregate is None or observation.aggregate.step == 0:
+        return moved
+    return (moved.square() + observation.aggregate.rounding**2).sqrt()
 
 
 def _alternating(like: Tensor) -> Tensor:

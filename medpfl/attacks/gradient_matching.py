@@ -27,7 +27,7 @@ from medpfl.attacks.labels import LabelStrategy, ReadOff
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.problem import Problem, problems
 from medpfl.attacks.projection import Projection
-from medpfl.attacks.reading import as_gradient, unit_of
+from medpfl.attacks.reading import as_gradient, matched_through, unit_of
 from medpfl.attacks.solver import Solver
 from medpfl.attacks.stages import Precision, check_curvature, stages_of
 from medpfl.attacks.starts import Start
@@ -176,9 +176,13 @@ class GradientMatching:
         training: LocalTraining | None,
         kind: Literal["gradient", "delta"],
         parameters: Collection[str],
+        *,
+        summed: bool = False,
     ) -> None:
         """See `Selective.check_update`."""
         unseen = {name for name, _ in model.named_parameters()} - set(parameters)
+        if summed and kind == "delta":
+            self._parts.check_sum()
         if self._parts.surrogate is not None:
             self._parts.surrogate.check_update(kind, unseen)
         if kind == "delta" and training is None and not has_no_scale(self._parts.distance):
@@ -245,7 +249,7 @@ class GradientMatching:
             update=self._parts.update_map(observation),
             unknowns=self._parts.unknowns(observation),
             copies=self._parts.copies(observation),
-            defense=observation.defense or (),
+            defense=matched_through(observation),
             unit=unit_of(observation),
         )
 

@@ -96,8 +96,9 @@ class SmallestRow:
         last_linear(model)
         if batch_size != 1:
             raise ConfigurationError(
-                f"attack.labels: the smallest-row rule reads one label off an update, but "
-                f"federation.batch_size={batch_size}. Use an attack with joint or known labels."
+                "attack.labels: the smallest-row rule reads one label off an update, and "
+                f"{batch_size} images are behind each (federation.batch_size, of every client in a "
+                "sum). Use an attack with counted, joint or known labels."
             )
 
     def labels(self, observation: Observation) -> Tensor | None:

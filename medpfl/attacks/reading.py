@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from medpfl.training import LocalTraining, UpdateMap
-from medpfl.types import Observation
+from medpfl.types import DefenseFacts, Observation
 
-_ONE_GRADIENT = LocalTraining(algorithm="fedsgd")
+_UNKNOWN = LocalTraining(algorithm="fedsgd")
 # Each step rounds every weight by up to half a unit in its last place, 2^-24 of it or down to half
 # of that; this is the root mean square.
 _WEIGHT_ROUNDING = 0.385 * 2.0**-24
@@ -21,13 +21,53 @@ def training_of(observation: Observation) -> LocalTraining:
     """
     training = observation.local_training
     if training is None or observation.num_examples is None:
-        return _ONE_GRADIENT
+        return _UNKNOWN
     return training if training.order is not None else training.in_turn(observation.num_examples)
 
 
+def clients_of(observation: Observation) -> tuple[tuple[LocalTraining, int], ...]:
+    """Return what each client is taken to have done, see `training_of`, and its number of images.
+
+    The images of several clients are numbered one client after another. Where the clients' sizes
+    are withheld, or what they did, the images of all count as those of one.
+    """
+    aggregate, training = observation.aggregate, training_of(observation)
+    if aggregate is None or aggregate.sizes is None or observation.local_training is None:
+        return ((training, observation.num_examples or 1),)
+    orders = aggregate.orders or (None,) * aggregate.clients
+    alike = replace(training, order=None)
+    return tuple(
+        (alike.in_turn(size) if order is None else replace(alike, order=order), size)
+        for size, order in zip(aggregate.sizes, orders, strict=True)
+    )
+
+
+def knows_order(observation: Observation) -> bool:
+    """Say whether it is known which of its images each client takes for each of its steps."""
+    training, aggregate = observation.local_training, observation.aggregate
+    if training is None or not training.shuffle or training.order is not None:
+        return True
+    return aggregate is not None and aggregate.orders is not None
+
+
 def update_map_of(observation: Observation) -> UpdateMap:
-    """Return the function from the client's images to its update, in the unit of a gradient."""
-    return UpdateMap.of(training_of(observation))
+    """Return the function from the clients' images to the update, in the unit of a gradient."""
+    clients = clients_of(observation)
+    if len(clients) == 1:
+        return UpdateMap.of(clients[0][0])
+    update = UpdateMap.of_clients(*zip(*clients, strict=True))
+    images = sum(size for _, size in clients)
+    if update.is_one_gradient(images) and not observation.payload.training:
+        return UpdateMap(lr=update.lr)  # the same mean over all images, and one pass
+    return update
+
+
+def matched_through(observation: Observation) -> tuple[DefenseFacts, ...]:
+    """Return the parts of a defense that an attack can match through, as far as they are known.
+
+    None in a mean over clients: each part has acted on one client's update before the sum.
+    """
+    return () if observation.aggregate is not None else observation.defense or ()
 
 
 def has_size(observation: Observation) -> bool:
@@ -44,8 +84,7 @@ def unit_of(observation: Observation) -> float:
 
     Learning rate times steps of a delta; 1 of a gradient, and where these are withheld.
     """
-    update = update_map_of(observation)
-    return update.lr * update.steps
+    return update_map_of(observation).unit
 
 
 def as_gradient(observation: Observation) -> Observation:
@@ -58,5 +97,15 @@ def as_gradient(observation: Observation) -> Observation:
         return observation
     update, scale = update_map_of(observation), -unit_of(observation)
     tensors = {name: tensor / scale for name, tensor in observation.tensors.items()}
-    rounding = _WEIGHT_ROUNDING * update.steps**0.5 / abs(scale)
-    return replace(observation, kind="gradient", tensors=tensors, weights_rounding=rounding)
+    aggregate, steps = observation.aggregate, update.unit / update.lr
+    rounding = _WEIGHT_ROUNDING * steps**0.5 / abs(scale)
+    if aggregate is not None:
+        rounding *= aggregate.averaging
+        aggregate = replace(aggregate, step=aggregate.step / abs(scale))
+    return replace(
+        observation,
+        kind="gradient",
+        tensors=tensors,
+        weights_rounding=rounding,
+        aggregate=aggregate,
+    )

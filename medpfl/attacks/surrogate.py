@@ -80,7 +80,7 @@ class Surrogate:
         the whole way from w0 to wT, turned round.
         """
         update = update_map_of(observation)
-        return UpdateMap(lr=update.lr * update.steps)
+        return UpdateMap(lr=update.unit)
 
     def seen(self, observation: Observation) -> Observation:
         """Return an update, in the unit of a gradient, as that of the network where a starts."""

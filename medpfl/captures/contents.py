@@ -75,6 +75,7 @@ def client_update(
         if manifest.batch_norm == "train_shared"
         else None,
         labels=labels if truth is None else truth.labels,
+        aggregate=manifest.aggregate,
     )
 
 

@@ -31,11 +31,11 @@ class Fields:
     place: str
     above: str = ""
 
-    def wrong(self, name: str, wanted: str) -> DataError:
-        """Return the error that says what must stand at a name."""
-        told = shown(self.values.get(name))
+    def wrong(self, name: str, wanted: str, found: str | None = None) -> DataError:
+        """Return the error that says what must stand at a name, and what was found instead."""
+        told = f"is {shown(self.values.get(name))}" if found is None else found
         return DataError(
-            f"{self.place}: {self.above}{name} must be {wanted}, and is {told}. "
+            f"{self.place}: {self.above}{name} must be {wanted}, and {told}. "
             "Take the capture again, or correct the file where you wrote it by hand"
         )
 
@@ -110,8 +110,11 @@ class Fields:
     def items(self, name: str, fits: Callable[[object], bool], wanted: str) -> list[object]:
         """Return a list whose items all fit."""
         value = self.values[name]
-        if not isinstance(value, list | tuple) or not all(map(fits, value)):
+        if not isinstance(value, list | tuple):
             raise self.wrong(name, f"a list of {wanted}")
+        for item in value:
+            if not fits(item):
+                raise self.wrong(name, f"a list of {wanted}", f"has {shown(item)} among them")
         return list(value)
 
     def wholes(self, name: str, low: int, high: int) -> tuple[int, ...]:
@@ -154,7 +157,7 @@ def shown(value: object) -> str:
         return "names with values" if isinstance(value, dict) else f"a list of {len(value)}"
     if isinstance(value, int) and not is_number(value):
         return "a number of hundreds of digits"
-    text = "null" if value is None else json.dumps(value)
+    text = "null" if value is None else json.dumps(value, default=repr)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

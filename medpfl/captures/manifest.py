@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
 import medpfl
+from medpfl.aggregates import Aggregate
 from medpfl.batch_norm import POLICIES, BatchNormPolicy
 from medpfl.captures.fields import Fields, is_text, is_whole, parsed
 from medpfl.captures.parts import MOST_IMAGES, SPEC, spec_in, training_in
+from medpfl.captures.sums import aggregate_in, check_aggregate, check_order, images_of
 from medpfl.captures.versions import FORMAT, VERSION, by_todays_names
 from medpfl.errors import DataError
-from medpfl.training import Batches, LocalTraining
+from medpfl.training import LocalTraining
 from medpfl.types import DataSpec
 
 NAME = "capture.json"
@@ -77,7 +78,7 @@ class Manifest:
 
     Args:
         round: rounds that the global model was trained for, counted from 0.
-        client: number of the client, counted from 0.
+        client: number of the client, counted from 0; None of a mean over several.
         kind: what the update's tensors are: the mean gradient, weights after minus before local
             training, or the weights after it.
         model: the network, as the ``model`` group of a configuration.
@@ -93,10 +94,12 @@ class Manifest:
         truth_ids: N names of the images, or None where the images are unknown.
         framework: who federated, or None.
         medpfl: version of the program that wrote the capture.
+        aggregate: of a mean over several clients, what it is made of; then `local_training` has no
+            order. None of one client's update.
     """
 
     round: int
-    client: int
+    client: int | None
     kind: Kind
     model: Mapping[str, object]
     spec: DataSpec
@@ -111,12 +114,15 @@ class Manifest:
     truth_ids: tuple[str, ...] | None = None
     framework: Framework | None = None
     medpfl: str = ""
+    aggregate: Aggregate | None = None
 
     @property
     def known_examples(self) -> int | None:
-        """N as stated, or as the labels, the images or the order tell it."""
+        """N as stated, or as the labels, the images, the clients' sizes or the order tell it."""
         if self.num_examples is not None:
             return self.num_examples
+        if self.aggregate is not None and self.aggregate.sizes is not None:
+            return sum(self.aggregate.sizes)
         for known in (self.labels, self.truth_ids):
             if known is not None:
                 return len(known)
@@ -133,6 +139,7 @@ class Manifest:
             "framework": None if self.framework is None else asdict(self.framework),
             "round": self.round,
             "client": self.client,
+            "aggregate": None if self.aggregate is None else asdict(self.aggregate),
             "kind": self.kind,
             "model": self.model,
             "batch_norm": self.batch_norm,
@@ -164,7 +171,7 @@ def parse_manifest(content: bytes, place: str) -> Manifest:
     files = _files(top)
     manifest = Manifest(
         round=top.whole("round", 0, _MOST_ROUNDS),
-        client=top.whole("client", 0, _MOST_ROUNDS),
+        client=top.maybe("client", lambda name: top.whole(name, 0, _MOST_ROUNDS)),
         kind=cast(Kind, top.choice("kind", _KINDS)),
         model=_model(top),
         spec=spec,
@@ -179,6 +186,7 @@ def parse_manifest(content: bytes, place: str) -> Manifest:
         truth_ids=top.maybe("truth_ids", top.texts),
         framework=top.maybe("framework", lambda name: _framework(top, name)),
         medpfl=top.text("medpfl"),
+        aggregate=top.maybe("aggregate", lambda name: aggregate_in(top, name)),
     )
     check_together(manifest, place)
     return manifest
@@ -196,7 +204,7 @@ def check_together(manifest: Manifest, place: str) -> None:
     lengths = {
         "labels": None if manifest.labels is None else len(manifest.labels),
         "truth_ids": None if manifest.truth_ids is None else len(manifest.truth_ids),
-        "local_training.order": None if order is None else len({i for b in order for i in b}),
+        "local_training.order": images_of(manifest.local_training),
     }
     for name, length in lengths.items():
         if length is not None and length != count:
@@ -205,8 +213,16 @@ def check_together(manifest: Manifest, place: str) -> None:
             )
     if count == 0:
         raise DataError(f"{place}: num_examples must be at least 1: no image is behind this update")
+    if manifest.aggregate is not None:
+        check_aggregate(manifest.aggregate, manifest.local_training, count, place)
+    if (manifest.client is None) != (manifest.aggregate is not None):
+        raise DataError(
+            f"{place}: client={manifest.client} and aggregate: an update is one client's, by its "
+            "number, or the mean over several, with aggregate and client null"
+        )
     if order is not None and count is not None:
-        _check_order(manifest, order, count, place)
+        training = cast(LocalTraining, manifest.local_training)
+        check_order(training, order, count, "local_training.order", place)
     if (manifest.truth_ids is None) != ("truth" not in manifest.files):
         raise DataError(
             f"{place}: truth_ids and files.truth go together: give both, or null for both"
@@ -224,23 +240,6 @@ def _check_training(manifest: Manifest, place: str) -> None:
         raise DataError(
             f"{place}: kind={manifest.kind} does not go with local_training.algorithm="
             f"{training.algorithm}: fedsgd sends a gradient, fedavg a delta or weights"
-        )
-
-
-def _check_order(manifest: Manifest, order: Batches, count: int, place: str) -> None:
-    training = cast(LocalTraining, manifest.local_training)
-    size, steps = min(training.batch_size or count, count), training.steps(count)
-    taken = Counter(i for batch in order for i in batch)
-    fits = (
-        len(order) == steps
-        and all(0 < len(batch) <= size for batch in order)
-        and taken == dict.fromkeys(range(count), training.epochs)
-    )
-    if not fits:
-        raise DataError(
-            f"{place}: local_training.order must take each of the {count} images, numbered from 0, "
-            f"{training.epochs} times in {steps} steps of at most {size}: that is what epochs, "
-            "batch_size and num_examples say. Correct these, or give null for the order"
         )
 
 

@@ -64,11 +64,11 @@ def spec_in(data: Fields) -> DataSpec:
 
 def training_in(given: Fields) -> LocalTraining:
     """Return how a client trains, as an object of a file describes it."""
-    # Clients that say nothing of it shuffle.
-    given = replace(given, values={"shuffle": True, **given.values})
+    # Clients that say nothing of it shuffle, epoch by epoch.
+    given = replace(given, values={"shuffle": True, "sampling": "epochs", **given.values})
     given.require(field.name for field in fields(LocalTraining))
     settings = {key: value for key, value in given.values.items() if key != "order"}
-    order = given.maybe("order", lambda key: _order(given, key))
+    order = given.maybe("order", lambda key: order_in(given, key))
     try:
         return LocalTraining(**settings, order=order)  # type: ignore[arg-type]
     except ConfigurationError as error:
@@ -76,7 +76,9 @@ def training_in(given: Fields) -> LocalTraining:
         raise DataError(f"{given.place}: {said}") from error
 
 
-def _order(given: Fields, name: str) -> Batches:
+def order_in(given: Fields, name: str) -> Batches:
+    """Return the images of each step, as a list of lists of a file says them."""
+
     def is_batch(value: object) -> bool:
         return isinstance(value, list) and all(is_whole(v, 0, MOST_IMAGES) for v in value)
 

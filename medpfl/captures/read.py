@@ -38,7 +38,7 @@ class CaptureFolder:
 
     @property
     def capture_id(self) -> str:
-        """A name that says nothing of the images: ``round-005/client-2``."""
+        """A name that says nothing of the images: ``round-005/client-2``, or ``.../aggregate``."""
         return capture_name(self.manifest.round, self.manifest.client)
 
     @property
@@ -70,7 +70,7 @@ class CapturedUpdate:
     Args:
         capture_id: ``round-005/client-2``.
         round: rounds that the global model was trained for, counted from 0.
-        client: number of the client, counted from 0.
+        client: number of the client, counted from 0; None of a mean over several.
         payload: what the server sent; clients that were sent the same share it.
         update: what came back, float32 on the CPU, with how it was computed where that is known.
         spec: shape, classes and normalisation of the data.
@@ -80,7 +80,7 @@ class CapturedUpdate:
 
     capture_id: str
     round: int
-    client: int
+    client: int | None
     payload: ServerPayload
     update: ClientUpdate
     spec: DataSpec
@@ -117,7 +117,8 @@ def read_captures(
     found = [
         CaptureFolder(_manifest(folder), folder, root, frozenset(trusted)) for folder in folders
     ]
-    found.sort(key=lambda f: (f.manifest.round, f.manifest.client))
+    # A mean over clients comes before what single ones sent.
+    found.sort(key=lambda f: (f.manifest.round, -1 if (c := f.manifest.client) is None else c))
     for one, other in pairwise(found):
         if one.capture_id == other.capture_id:
             raise DataError(

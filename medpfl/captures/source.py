@@ -19,7 +19,7 @@ from medpfl.federated.diary import Diary
 from medpfl.settings.hints import checked
 from medpfl.source import Described, Planned
 from medpfl.threat import ThreatModel
-from medpfl.training import LocalTraining
+from medpfl.training import LocalTraining, UpdateMap
 from medpfl.types import Capture, ClientUpdate, ServerPayload, Truth, UpdateFacts
 
 
@@ -53,7 +53,20 @@ class FileSource:
                 f"source.path={self.path}: the captures are of data of several kinds "
                 f"({' and '.join(str(s.shape) for s in specs)}): attack them one by one"
             )
+        self._check_seen(found, threat)
         return FileCaptures(found=found, path=self.path, threat=threat, device=device)
+
+    def _check_seen(self, found: tuple[CaptureFolder, ...], threat: ThreatModel) -> None:
+        """Refuse captures of what the threat model says that nobody sees."""
+        sums = [capture.manifest.aggregate is not None for capture in found]
+        odd = {"secure": sums.count(False), "individual": sums.count(True)}
+        count = 0 if threat.aggregation is None else odd[threat.aggregation]
+        if count:
+            what = "single clients' updates" if threat.aggregation == "secure" else "sums"
+            raise ConfigurationError(
+                f"threat.aggregation={threat.aggregation}, and {count} of the {len(found)} captures"
+                f" in source.path={self.path} are {what}: leave threat.aggregation out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +95,7 @@ class FileCaptures:
                 c.manifest.client,
                 c.manifest.truth_ids or (),
                 unknown=c.manifest.known_examples or 0,
+                members=_members(c),
             )
             for c in self.found
         )
@@ -166,8 +180,23 @@ class FileCaptures:
             defense=None,
         )
         return Capture(
-            observation, captured.truth, _facts(captured), captured.round, captured.client
+            observation,
+            captured.truth,
+            _facts(captured),
+            captured.round,
+            captured.client,
+            training=update.local_training,
         )
+
+
+def _members(capture: CaptureFolder) -> tuple[Planned, ...]:
+    """Return of a mean over clients what is known of each: how many images it has, if that."""
+    aggregate = capture.manifest.aggregate
+    if aggregate is None:
+        return ()
+    sizes = aggregate.sizes or (0,) * aggregate.clients
+    name, round_ = capture.capture_id, capture.manifest.round
+    return tuple(Planned(name, round_, None, (), unknown=size) for size in sizes)
 
 
 def _facts(captured: CapturedUpdate) -> UpdateFacts:
@@ -184,7 +213,10 @@ def _norm(update: ClientUpdate) -> float:
     """Return the Euclidean norm of an update as it was captured; see `UpdateFacts`."""
     training, scale = update.local_training, 1.0
     if update.kind == "delta" and training is not None:
-        scale = training.lr * training.steps(update.num_examples)
+        sizes: tuple[int, ...] = (update.num_examples,)
+        if update.aggregate is not None and update.aggregate.sizes is not None:
+            sizes = update.aggregate.sizes
+        scale = UpdateMap.of_clients([replace(training, order=None)] * len(sizes), sizes).unit
     squares = [t.double().square().sum() for t in update.tensors.values()]
     return float(torch.stack(squares).sum().sqrt()) / scale
 

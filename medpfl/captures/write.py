@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medpfl._atomic import make_private_folder, replacing, write_text
 from medpfl._paths import looking, printable
+from medpfl.aggregates import Aggregate
 from medpfl.batch_norm import BatchNormPolicy
 from medpfl.captures.contents import Places, client_update, truth_in
 from medpfl.captures.manifest import (
@@ -43,7 +44,8 @@ class CaptureWriter:
     """Writes the captures of one federation: what all of them have in common.
 
     Args:
-        folder: where they go, each to ``round-005/client-2``; made where it is not there.
+        folder: where they go, each to ``round-005/client-2``, a mean over clients to
+            ``round-005/aggregate``; made where it is not there.
         model: the network, as the ``model`` group of a configuration, such as
             ``{"_target_": "medpfl.models.DLGCNN", "init": {"_target_": ...}}``. A class of your
             own is named the same way; who reads the captures must be able to import it, and say
@@ -84,7 +86,7 @@ class CaptureWriter:
         self,
         *,
         round: int,  # noqa: A002 - the format's word
-        client: int,
+        client: int | None,
         kind: Kind,
         update: Arrays,
         sent: Arrays,
@@ -94,12 +96,13 @@ class CaptureWriter:
         truth: Truth | None = None,
         defense: Defense | None = None,
         framework: Framework | None = None,
+        aggregate: Aggregate | None = None,
     ) -> Path:
         """Write one capture, once it is certain that it can be read.
 
         Args:
             round: rounds that the global model was trained for, counted from 0.
-            client: number of the client, counted from 0.
+            client: number of the client, counted from 0; None of a mean over several.
             kind: what `update` is: the mean ``gradient``, the ``delta`` of weights after minus
                 before, or the ``weights`` after local training.
             update: what came back, by the names of the network's parameters; buffers, where they
@@ -111,6 +114,7 @@ class CaptureWriter:
             truth: the images, where they are known.
             defense: what was done to the update, or None.
             framework: who federated, or None.
+            aggregate: of a mean over clients, weighted by images, what it is made of.
 
         Returns:
             The capture's folder.
@@ -142,6 +146,7 @@ class CaptureWriter:
             defense=defense,
             truth_ids=None if truth is None else truth.ids,
             framework=framework,
+            aggregate=aggregate,
         )
         text = _text(manifest, place)
         self._check(manifest, came, model, truth, place)
@@ -175,7 +180,7 @@ def write_capture(
     folder: str | Path,
     *,
     round: int,  # noqa: A002 - the format's word
-    client: int,
+    client: int | None,
     kind: Kind,
     update: Arrays,
     sent: Arrays,
@@ -189,6 +194,7 @@ def write_capture(
     truth: Truth | None = None,
     defense: Defense | None = None,
     framework: Framework | None = None,
+    aggregate: Aggregate | None = None,
 ) -> Path:
     """Write one capture; the arguments are those of `CaptureWriter` and its `write`.
 
@@ -217,6 +223,7 @@ def write_capture(
         truth=truth,
         defense=defense,
         framework=framework,
+        aggregate=aggregate,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -22,6 +23,8 @@ from medpfl.types import Geometry
 
 _NAMED_IN_MESSAGES = 10
 _CACHED_IMAGES = 128
+# A federation measures its model on the same images after every round.
+_CACHED_BYTES = 128 * 2**20
 _REMEDIES = {
     "raise": "replace the file, or leave it out with dataset.on_error=skip",
     "skip": "it began like a picture, so dataset.on_error=skip kept it: replace or remove the file",
@@ -123,7 +126,7 @@ def load_files(
     """
     held_out = held_out if held_out is not None and held_out.paths else None
     lists = [files for files in (train, attacked, held_out) if files is not None]
-    readers = _Readers(source, reader or Pictures(preprocess), naming, on_error, lists)
+    readers = _Readers(source, reader or Pictures(preprocess), preprocess, naming, on_error, lists)
     choose = partial(selector.choose, attacked.ids, n_images=n_images, seed=seed)
     selection, bad = _readable_selection(attacked, choose, readers)
     damaged = {attacked.paths[index] for index in bad}
@@ -167,6 +170,7 @@ class _Readers:
         self,
         source: Path,
         reader: Reader,
+        preprocess: Preprocess,
         naming: Naming,
         on_error: OnError,
         lists: Sequence[FileList],
@@ -181,7 +185,8 @@ class _Readers:
         self.on_error = on_error
         self.reader = reader
         # Large radiographs take 50 ms to decode, and the selected ones are wanted again soon.
-        self.now = lru_cache(maxsize=_CACHED_IMAGES)(self._read)
+        size = 4 * math.prod(preprocess.shape)
+        self.now = lru_cache(maxsize=max(_CACHED_IMAGES, _CACHED_BYTES // size))(self._read)
 
     def image_set(self, files: FileList) -> ImageSet:
         """Return files as images that are read when they are asked for."""

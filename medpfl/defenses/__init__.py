@@ -3,6 +3,7 @@
 from medpfl.defenses.base import Defense, DefenseReport, StatefulDefense, TrainingDefense
 from medpfl.defenses.clipping import Clipping
 from medpfl.defenses.composition import ClientState, Defenses
+from medpfl.defenses.dp_sgd import DpSgd
 from medpfl.defenses.masking import Masking
 from medpfl.defenses.noise import Gaussian, Laplace, MedPFLLevel, Noise, NoNoise
 from medpfl.defenses.none import NoDefense
@@ -10,6 +11,7 @@ from medpfl.defenses.perturbation import Perturbation
 from medpfl.defenses.pruning import Pruning
 from medpfl.defenses.quantise import Quantise
 from medpfl.defenses.randomk import RandomK
+from medpfl.defenses.secure_aggregation import SecureAggregation
 from medpfl.defenses.sign import Sign
 from medpfl.defenses.soteria import Soteria
 from medpfl.defenses.topk import TopK
@@ -20,6 +22,7 @@ __all__ = [
     "Defense",
     "DefenseReport",
     "Defenses",
+    "DpSgd",
     "Gaussian",
     "Laplace",
     "Masking",
@@ -31,6 +34,7 @@ __all__ = [
     "Pruning",
     "Quantise",
     "RandomK",
+    "SecureAggregation",
     "Sign",
     "Soteria",
     "StatefulDefense",

@@ -108,6 +108,7 @@ def probes(
     batch_size: int,
     n_images: int | None,
     most: int,
+    seen: int | None = None,
 ) -> tuple[Planned, ...]:
     """Plan updates of a few images of each captured client, the same ones in every round.
 
@@ -117,16 +118,18 @@ def probes(
         batch_size: images behind an update.
         n_images: to attack, over all captures; None for `most` at most.
         most: where `n_images` is None.
+        seen: clients of a round whose images count; None counts those of all captured ones.
 
     Raises:
         ConfigurationError: a client has too few images.
     """
     clients, rounds = capturing.clients_of(len(own)), sorted(capturing.rounds)
-    pairs = len(clients) * len(rounds)
+    seen = len(clients) if seen is None else seen
+    pairs = seen * len(rounds)
     wanted = (most if n_images is None else n_images) // batch_size
     if n_images is not None and wanted < pairs:
         raise ConfigurationError(
-            f"n_images={n_images}: {len(rounds)} rounds of {len(clients)} clients are captured, "
+            f"n_images={n_images}: {len(rounds)} rounds of {seen} clients are captured, "
             f"{batch_size} images each: {pairs * batch_size} at least. Raise n_images, or set "
             "capture.rounds or capture.clients"
         )

@@ -12,12 +12,14 @@ from medpfl.batch_norm import IN_WORDS
 from medpfl.data import LoadedData
 from medpfl.defenses import Defenses
 from medpfl.errors import ConfigurationError
+from medpfl.federated.account import Account, Sending, open_account
 from medpfl.federated.capturing import Capturing, each_its_own, probes, whole
 from medpfl.federated.client import Client
 from medpfl.federated.diary import Diary
 from medpfl.federated.evaluate import Utility, evaluate
 from medpfl.federated.partition import partition
-from medpfl.federated.sending import Sender
+from medpfl.federated.secure import SecureRounds, Summed, sums
+from medpfl.federated.sending import Sender, Sent
 from medpfl.federated.server import Federation, ModelFactory
 from medpfl.federated.training import ClientStates, Rounds
 from medpfl.source import Described, Planned
@@ -58,25 +60,64 @@ class Simulation:
     seed: int
     device: torch.device
 
-    @cached_property
+    @property
     def plan(self) -> tuple[Planned, ...]:
-        """See `CaptureSource.plan`."""
+        """See `CaptureSource.plan`; what a privacy budget does not reach is not in it."""
+        return self.account.planned
+
+    @cached_property
+    def account(self) -> Account:
+        """What privacy the federation has, and how far its budget lets it train."""
+        f = self.federation
+        sending = Sending(
+            training=f.local,
+            sizes={n: len(shard) for n, shard in enumerate(self.shards)} if f.is_shared else {},
+            rounds=f.rounds,
+            participants=self._crew.participants,
+            planned=self._wanted,
+            are_sent=f.is_shared and f.batch_size is None,
+            order_known="local_order" in self.threat.granted,
+            statistics=f.batch_norm == "train_shared",
+        )
+        stream = torch.Generator().manual_seed(0)
+        return open_account(
+            self.defense, sending, lambda: self.factory.build(self.data.spec, stream)
+        )
+
+    @cached_property
+    def _wanted(self) -> tuple[Planned, ...]:
+        """All updates that are to be attacked, whether or not they are reached."""
         ids, size = self.data.images.ids, self.federation.batch_size
         self.capturing.check_rounds(self.federation.rounds)
+        seen = self._in_a_sum()
         if not self.federation.is_shared:
             return each_its_own([ids[i] for i in self.data.selected], size or 1)
         if size is None:
             planned = whole([[ids[i] for i in shard] for shard in self.shards], self.capturing)
-            return self._taking_part(planned)
-        selected = dict.fromkeys(self.data.selected)
-        own = [set(shard) for shard in self.shards]
-        return probes(
-            [[ids[i] for i in selected if i in shard] for shard in own],
-            self.capturing,
-            batch_size=size,
-            n_images=self.n_images,
-            most=_MOST_IMAGES,
-        )
+        else:
+            selected = dict.fromkeys(self.data.selected)
+            own = [set(shard) for shard in self.shards]
+            planned = probes(
+                [[ids[i] for i in selected if i in shard] for shard in own],
+                self.capturing,
+                batch_size=size,
+                n_images=self.n_images,
+                most=_MOST_IMAGES,
+                seen=seen,
+            )
+        if seen is not None:
+            return sums(planned, self._crew.survivors)
+        return self._taking_part(planned) if size is None else planned
+
+    def _in_a_sum(self) -> int | None:
+        """Return how many clients are in the sum of a round; None where there are no sums."""
+        secure, f = self._secure, self.federation
+        if secure is None:
+            return None
+        sizes = list(map(len, self.shards)) if f.is_shared else [f.batch_size or 1]
+        in_round = f.clients_per_round or len(sizes)
+        secure.check(f, self.capturing, sizes, in_round)
+        return in_round - secure.defense.leaving(in_round)
 
     @cached_property
     def shards(self) -> tuple[tuple[int, ...], ...]:
@@ -123,7 +164,7 @@ class Simulation:
     def _taking_part(self, planned: tuple[Planned, ...]) -> tuple[Planned, ...]:
         """Refuse updates that are never sent."""
         for p in planned:
-            if p.client not in self._rounds.participants(p.round):
+            if p.client not in self._crew.participants(p.round):
                 raise ConfigurationError(
                     f"client {p.client} takes no part in round {p.round} "
                     f"(federation.clients_per_round={self.federation.clients_per_round}): leave it "
@@ -135,10 +176,11 @@ class Simulation:
         """See `CaptureSource.describe`."""
         return Described(
             model=getattr(self.factory, "label", type(self.factory).__name__),
-            defense="\n".join(self.defense.describe()),
-            noise=self.defense.noise,
+            defense="\n".join(self.account.defense.describe()),
+            noise=self.account.defense.noise,
             federation=tuple(self._in_words()),
-            privacy=None if self.defense.is_none else self.defense.privacy,
+            privacy=self.account.privacy,
+            stopped=self.account.stopped,
         )
 
     def _in_words(self) -> Iterator[str]:
@@ -150,11 +192,19 @@ class Simulation:
             split = splits.get(f.partition, f.partition)
             yield f"{len(sizes)} clients of {images} images, {split}; {f.rounds} rounds"
             rounds = ", ".join(str(r) for r in sorted({p.round for p in self.plan}))
-            yield f"captured: {len(self.plan)} updates, after rounds {rounds}"
+            what = "updates" if self._secure is None else "sums over clients"
+            yield f"captured: {len(self.plan)} {what}, after rounds {rounds}"
             if f.batch_norm != "eval_public":
                 yield f"BatchNorm: {IN_WORDS[f.batch_norm]}"
         if f.local.kind == "delta":
             yield f.local.describe()
+        if f.is_shared and f.local.batch_size is not None:
+            few = sum(len(shard) < f.local.batch_size for shard in self.shards)
+            if few:
+                yield (
+                    f"{few} of {len(self.shards)} clients have fewer images than a local batch of "
+                    f"{f.local.batch_size}: all of them are one step"
+                )
 
     def _models(
         self, left: list[Planned], diary: Diary | None, states: ClientStates | None = None
@@ -203,17 +253,51 @@ class Simulation:
         What a defense keeps belongs to the client, not to the images of one update: a probe adds
         what the client has kept of the rounds before, and leaves it as it is.
         """
-        truth, name = self.truth(planned), planned.capture_id
-        sent = self._sender.send(name, truth, payload, states.get(planned.client, {}))
+        if self._secure is None:
+            sent = self._sent(planned, payload, states)
+            update, facts = sent.update, sent.facts
+        else:
+            summed = self._summed(self._secure, planned, payload, states)
+            update, facts = summed.update, summed.facts
         observation = self.threat.observe(
-            capture_id=name,
+            capture_id=planned.capture_id,
             payload=payload,
-            update=sent.update,
+            update=update,
             spec=self.data.spec,
             parameters=self.capturing.names_of(list(payload.parameters)),
+            defense=self.account.defense.facts(),
+        )
+        return Capture(
+            observation,
+            self.truth(planned),
+            facts,
+            planned.round,
+            planned.client,
+            training=update.local_training,
             defense=self.defense.facts(),
         )
-        return Capture(observation, truth, sent.facts, planned.round, planned.client)
+
+    def _sent(self, planned: Planned, payload: ServerPayload, states: ClientStates) -> Sent:
+        """Return what a client sends of the images of a planned update."""
+        kept = {} if planned.client is None else states.get(planned.client, {})
+        return self._sender.send(planned.capture_id, self.truth(planned), payload, kept)
+
+    def _summed(
+        self, secure: SecureRounds, planned: Planned, payload: ServerPayload, states: ClientStates
+    ) -> Summed:
+        """Return the sum of what the members of a planned one send, by the protocol."""
+        members = {m.client: m for m in planned.members if m.client is not None}
+        size = self.federation.batch_size
+        return secure.add_up(
+            planned.capture_id,
+            {
+                client: len(self.shards[client]) if size is None else size
+                for client in self._rounds.participants(planned.round)
+            },
+            members,
+            lambda client: self._sent(members[client], payload, states),
+            payload.parameters,
+        )
 
     @cached_property
     def _payload(self) -> Callable[[str], ServerPayload]:
@@ -222,23 +306,30 @@ class Simulation:
 
     @cached_property
     def _sender(self) -> Sender:
-        client = Client(
-            spec=self.data.spec,
-            device=self.device,
-            training=self.federation.local,
-        )
-        return Sender(client=client, defense=self.defense, seed=self.seed)
+        return replace(self._crew.sender, defense=self.account.defense)
 
     @cached_property
     def _rounds(self) -> Rounds:
+        return replace(self._crew, sender=self._sender, count=self.account.rounds)
+
+    @cached_property
+    def _crew(self) -> Rounds:
+        """Who takes part, and when; what that costs in privacy is not known yet."""
+        client = Client(spec=self.data.spec, device=self.device, training=self.federation.local)
         return Rounds(
             images=self.data.images,
             shards=self.shards,
-            sender=self._sender,
+            sender=Sender(client=client, defense=self.defense, seed=self.seed),
             count=self.federation.rounds,
             clients_per_round=self.federation.clients_per_round,
             lr=self.federation.local.lr,
+            secure=self._secure,
         )
+
+    @cached_property
+    def _secure(self) -> SecureRounds | None:
+        part = self.defense.aggregation
+        return None if part is None else SecureRounds(defense=part, seed=self.seed)
 
     @cached_property
     def _positions(self) -> dict[str, int]:

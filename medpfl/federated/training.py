@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from medpfl.data.dataset import ImageSet
 from medpfl.defenses import ClientState
 from medpfl.federated.aggregate import WeightedMean
-from medpfl.federated.sending import Sender
+from medpfl.federated.secure import SecureRounds, Sends
+from medpfl.federated.sending import Sender, Sent
 from medpfl.seeding import generator
 from medpfl.source import capture_name
 from medpfl.types import ServerPayload, Truth
@@ -34,6 +35,7 @@ class Rounds:
         count: rounds.
         clients_per_round: clients drawn in each round; None takes all.
         lr: of the server, for FedSGD: what it multiplies the mean gradient by.
+        secure: how updates are added up; None where the server sees each of them.
     """
 
     images: ImageSet
@@ -42,6 +44,7 @@ class Rounds:
     count: int
     clients_per_round: int | None
     lr: float
+    secure: SecureRounds | None = None
     _read: dict[int, Truth] = field(default_factory=dict, init=False, repr=False)
 
     def models(
@@ -74,11 +77,31 @@ class Rounds:
         drawn = torch.randperm(len(self.shards), generator=stream)[: self.clients_per_round]
         return sorted(drawn.tolist())
 
+    def survivors(self, round_: int) -> list[int]:
+        """Return the clients whose updates arrive in a round."""
+        clients = self.participants(round_)
+        return clients if self.secure is None else self.secure.survivors(round_, clients)
+
     def _after(self, round_: int, payload: ServerPayload, states: ClientStates) -> ServerPayload:
+        def send(number: int) -> Sent:
+            name, truth = capture_name(round_, number), self._truth(number)
+            return self.sender.send(name, truth, payload, states.get(number, {}))
+
+        if self.secure is None:
+            mean, own = self._plain(round_, send, states)
+        else:
+            mean, own = self._summed(self.secure, round_, send, states, payload), {}
+        scale = -self.lr if self.sender.client.training.kind == "gradient" else 1.0
+        parameters = {n: payload.parameters[n] + scale * t for n, t in mean.items()}
+        return replace(payload, parameters=parameters, buffers={**payload.buffers, **own})
+
+    def _plain(
+        self, round_: int, send: Sends, states: ClientStates
+    ) -> tuple[Mapping[str, Tensor], dict[str, Tensor]]:
+        """Return the mean of what clients send, and of their statistics where these leave."""
         moved, statistics = WeightedMean(), WeightedMean()
         for number in self.participants(round_):
-            name, truth = capture_name(round_, number), self._truth(number)
-            sent = self.sender.send(name, truth, payload, states.get(number, {}))
+            sent = send(number)
             if sent.state:
                 states[number] = sent.state
             update = sent.update
@@ -86,10 +109,26 @@ class Rounds:
             floats = {n: b for n, b in (update.buffers or {}).items() if b.is_floating_point()}
             if floats:
                 statistics.add(floats, update.num_examples)
-        scale = -self.lr if self.sender.client.training.kind == "gradient" else 1.0
-        parameters = {n: payload.parameters[n] + scale * t for n, t in moved.mean().items()}
-        own: dict[str, Tensor] = statistics.mean() if statistics.clients else {}
-        return replace(payload, parameters=parameters, buffers={**payload.buffers, **own})
+        return moved.mean(), statistics.mean() if statistics.clients else {}
+
+    def _summed(
+        self,
+        secure: SecureRounds,
+        round_: int,
+        send: Sends,
+        states: ClientStates,
+        payload: ServerPayload,
+    ) -> Mapping[str, Tensor]:
+        """Return the mean of what arrives; whoever drops out has not trained, and keeps nothing."""
+        summed = secure.add_up(
+            capture_name(round_, None),
+            {number: len(self.shards[number]) for number in self.participants(round_)},
+            self.survivors(round_),
+            send,
+            payload.parameters,
+        )
+        states.update({number: sent.state for number, sent in summed.sent.items() if sent.state})
+        return summed.update.tensors
 
     def _truth(self, number: int) -> Truth:
         if number in self._read:

@@ -1,6 +1,7 @@
 """Image quality, matching, success rates with intervals."""
 
 from medpfl.metrics.grades import Grading, calibrate, line_up_size
+from medpfl.metrics.identification import Identification, Rank, identification, ranks_of
 from medpfl.metrics.image_quality import (
     mse,
     mse_per_image,
@@ -28,15 +29,18 @@ __all__ = [
     "ALL_PROTOCOLS",
     "Grade",
     "Grading",
+    "Identification",
     "Judgement",
     "PaperCPL",
     "PaperDLG",
     "PaperGradInv",
     "PaperIDLG",
     "PaperProtocol",
+    "Rank",
     "Scorer",
     "Summary",
     "calibrate",
+    "identification",
     "line_up_size",
     "match",
     "mse",
@@ -44,6 +48,7 @@ __all__ = [
     "paper_defense",
     "psnr_db",
     "psnr_db_per_image",
+    "ranks_of",
     "ssim",
     "ssim_over_steps",
     "ssim_per_image",

@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from medpfl.bounds.columns import BOUND_COLUMNS, UpdateBound
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import psnr_db_of, ssim_per_image
+from medpfl.metrics.line_up import Likeness
 from medpfl.metrics.matching import match
 from medpfl.metrics.measures.base import Measure, compare
 from medpfl.metrics.measures.columns import check_names, columns_of
@@ -49,11 +51,21 @@ class Judgement:
         order: `(N,)` int64: entry n is the reconstruction that goes with original n.
         scores: a row of ``metrics.csv`` for each original, in their order.
         ssim_trace: `(T,)` mean SSIM at the steps of the reconstruction's trace, or None.
+        left: `(N, C, *S)`: what the update leaves open of each pixel, see `UpdateBound`, or None.
     """
 
     order: Tensor
     scores: tuple[ImageScore, ...]
     ssim_trace: Tensor | None = None
+    left: Tensor | None = None
+
+    def beside(self, bound: UpdateBound | None) -> Judgement:
+        """Return the same with what no attack exceeds beside it; None where nothing is known."""
+        if bound is None:
+            return self
+        pairs = zip(self.scores, bound.columns, strict=True)
+        scores = tuple(replace(score, bounds=_in_decibels(columns)) for score, columns in pairs)
+        return replace(self, scores=scores, left=bound.left)
 
 
 @checked("metrics")
@@ -67,18 +79,24 @@ class Scorer:
     Args:
         threshold: the SSIM from which an image counts as reconstructed, in (-1, 1].
         paper: a published protocol to report as ``ssim_paper``, or None.
+        rank_by: what decides the rank of the original among images of the dataset: ``correlation``
+            or ``mse`` of the pixels, or ``ssim``.
         measures: more measures by name, each a column of ``metrics.csv``; None entries are left
             out.
     """
 
     threshold: Annotated[float, Range(-1, 1, "(]"), "the papers use 0.9"] = 0.9
     paper: PaperProtocol | None = None
+    rank_by: Likeness = "correlation"
     measures: Mapping[str, Measure | None] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_names(
             self.measures or {},
-            taken=(*ImageScore.fixed_columns(), *DEFENSE_COLUMNS, "measures", "defense"),
+            taken=(
+                *(*ImageScore.fixed_columns(), *DEFENSE_COLUMNS, *BOUND_COLUMNS),
+                *("measures", "defense", "bounds"),
+            ),
         )
 
     def check(self, spec: DataSpec) -> None:
@@ -137,7 +155,7 @@ class Scorer:
         )
         informed = reconstruction.status != Status.NO_GRADIENT
         scores = tuple(
-            _graded(row, pair, mean_image, grading, informed=informed)
+            _graded(row, pair, mean_image, grading, informed=informed, rank_by=self.rank_by)
             for row, pair in zip(rows, pairs, strict=True)
         )
         ssim_trace = None if trace is None else ssim_over_steps(truth, trace, order)
@@ -228,6 +246,13 @@ class _Pair:
     signs: Signs
 
 
+def _in_decibels(columns: Mapping[str, float]) -> dict[str, float]:
+    found = dict(columns)
+    if "bound_mse" in columns:
+        found["bound_psnr_db"] = psnr_db_of(columns["bound_mse"])
+    return {name: found[name] for name in BOUND_COLUMNS if name in found}
+
+
 def _of_the_attack(reconstruction: Reconstruction, count: int) -> dict[str, Any]:
     """Return the columns that the attack itself fills, for one of an update's images."""
     return {
@@ -243,7 +268,13 @@ def _of_the_attack(reconstruction: Reconstruction, count: int) -> dict[str, Any]
 
 
 def _graded(
-    row: ImageScore, pair: _Pair, mean_image: Tensor, grading: Grading | None, *, informed: bool
+    row: ImageScore,
+    pair: _Pair,
+    mean_image: Tensor,
+    grading: Grading | None,
+    *,
+    informed: bool,
+    rank_by: Likeness,
 ) -> ImageScore:
     if grading is None:
         return row
@@ -252,7 +283,11 @@ def _graded(
         grading.grade(pair.original, mean_image),
     )
     own, guessed = ("" if grade is None else str(grade) for grade in grades)
-    return replace(row, grade=own, grade_mean_image=guessed)
+    row = replace(row, grade=own, grade_mean_image=guessed)
+    if not grading.pairs:  # nobody to be taken for
+        return row
+    found = grading.line_up.rank(pair.original, pair.guess, rank_by)
+    return replace(row, identification_rank=found.rank, identification_candidates=found.candidates)
 
 
 def ssim_over_steps(truth: Truth, trace: Trace, order: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medpfl.outcomes import Grade
+from medpfl.report.bound_words import in_words
 from medpfl.report.palette import BAR_STYLE, ERROR_STYLE, WARNING_STYLE
 from medpfl.report.progress import Progress, show_progress
 from medpfl.report.tables import (
@@ -66,6 +67,7 @@ class RunPlan:
         duration: how long it may take, where that is long.
         federation: who trains with whom, in lines, where that is not plain FedSGD.
         privacy: what the defense guarantees in words, or None without one.
+        bounds: what is set beside the attack, or why not; None where that goes without saying.
     """
 
     attack: str
@@ -86,6 +88,7 @@ class RunPlan:
     duration: str | None = None
     federation: tuple[str, ...] = ()
     privacy: str | None = None
+    bounds: str | None = None
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -115,6 +118,8 @@ def announce(plan: RunPlan, *, console: Console | None = None) -> None:
     facts.add_row("noise", plan.noise or "none")
     if plan.privacy is not None:
         facts.add_row("privacy", plan.privacy)
+    if plan.bounds is not None:
+        facts.add_row("bounds", plan.bounds)
     facts.add_row("threat", "\n".join(plan.threat))
     facts.add_row("device", plan.device)
     if plan.duration is not None:
@@ -246,6 +251,8 @@ def _rates(summary: Summary, threshold: float) -> Table:
     if summary.leaked is not None:
         table.add_row("at least recognisable", Text(_leaked(summary), style="bold"))
         table.add_row("grades", _grades(summary))
+    if summary.n_identification:
+        table.add_row("identified", _identified(summary))
     if n:
         table.add_row("ceiling", f"{format_percent(summary.asr_ceiling)}: {_ceiling(summary)}")
         table.add_row("zero gradient", format_rate(zero, n))
@@ -262,6 +269,9 @@ def _rates(summary: Summary, threshold: float) -> Table:
         table.add_row("noise", _noise(summary))
     if summary.defense is not None:
         table.add_row("sent", _sent(summary.defense))
+        table.add_row("privacy", "\n".join(summary.defense.guarantee))
+    if summary.bounds is not None:
+        table.add_row("bounds", Text(in_words(summary.bounds), style="bold"))
     if n:
         table.add_row("ended", _ended(summary))
     return _indented(table)
@@ -283,6 +293,23 @@ def _grades(summary: Summary) -> str:
         f"unrelated pairs 1 % exceed {format_number(s.unrelated_ssim, 2)}\n"
         f"recognisable: told from {s.others} other images; "
         f"so is the mean image of {format_percent(s.leaked_mean_image)}"
+    )
+
+
+def _identified(summary: Summary) -> str:
+    """Return how often the original came first among the dataset's images, beside chance."""
+    s = summary
+    rate = format_rate(
+        s.identification_top1 or 0.0,
+        s.n_identification or 0,
+        low=s.identification_top1_low,
+        high=s.identification_top1_high,
+    )
+    by_chance = format_percent(s.identification_top1_chance)
+    return (
+        f"{rate}; by chance {by_chance}\n"
+        f"mean reciprocal rank {format_number(s.identification_mrr)}; "
+        f"by chance {format_number(s.identification_mrr_chance)}"
     )
 
 
@@ -309,7 +336,13 @@ def _restarts(summary: Summary) -> str:
 def _sent(defense: DefenseSummary) -> str:
     """Return what a defended update costs and has left, as means."""
     means, words = defense.means, []
-    if "bytes_sent" in means:
+    if "expansion" in means:
+        words.append(f"{means['bytes_sent']:,.0f} bytes a client and round")
+        words.append(f"{format_number(means['expansion'])} times the plain update's")
+        words.append(f"{format_seconds(means['aggregation_seconds'])} to add up a round")
+        if means["entries_clipped"]:
+            words.append(f"{means['entries_clipped']:,.0f} entries a round cut to clip_range")
+    elif "bytes_sent" in means:
         words.append(f"{means['bytes_sent']:,.0f} bytes an update")
     if means.get("share_sent", 1.0) < 1:
         words.append(f"{format_percent(means['share_sent'])} of its entries")

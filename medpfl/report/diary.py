@@ -98,7 +98,9 @@ class RunDiary:
         number, path = max(usable)
         try:
             with safe_open(path, framework="pt", device=self._device) as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                # Copied to where torch puts its own: matrix routines sum in another order where
+                # numbers begin at another address, and the run would end in other last digits.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise MedpflError(
                 f"{path} cannot be read ({error}): delete it, and the training goes on from an "

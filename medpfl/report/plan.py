@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +13,20 @@ from medpfl.source import Planned
 from medpfl.types import Privacy
 
 
-def make_plan(experiment: Experiment, output: Path, *, duration: str | None = None) -> RunPlan:
+def make_plan(
+    experiment: Experiment,
+    output: Path,
+    *,
+    duration: str | None = None,
+    bounds: str | None = None,
+) -> RunPlan:
     """Describe a run.
 
     Args:
         experiment: its parts.
         output: the run's folder.
         duration: how long it may take, where that is long.
+        bounds: what is set beside the attack, or why not.
     """
     data = experiment.data
     payload, plan = experiment.source.example(), experiment.source.plan
@@ -29,6 +35,8 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
     notes, described = list(data.notes), experiment.source.describe()
     if left and not described.federation:
         notes.append(f"{left} selected images are left: too few for one more batch")
+    if described.stopped is not None:
+        notes.append(described.stopped)
     return RunPlan(
         attack=experiment.attack.name,
         dataset=data.name,
@@ -39,7 +47,7 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
         defense=described.defense,
         noise=described.noise,
         privacy=None if described.privacy is None else in_words(described.privacy),
-        threat=experiment.threat.describe(),
+        threat=experiment.threat.describe(_in_a_sum(plan)),
         device=describe_device(experiment.device),
         images=images,
         batch_size=_behind_each(plan),
@@ -48,6 +56,7 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
         notes=tuple(notes),
         output=output,
         duration=duration,
+        bounds=bounds,
     )
 
 
@@ -56,10 +65,16 @@ def _behind_each(plan: Sequence[Planned]) -> str:
     return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
 
 
+def _in_a_sum(plan: Sequence[Planned]) -> str | None:
+    """Return over how many clients sums are, in words; None where single updates are seen."""
+    counts = sorted({len(planned.members) for planned in plan if planned.members})
+    return None if not counts else f"{counts[0]}" + (f" to {counts[-1]}" if counts[1:] else "")
+
+
 def in_words(privacy: Privacy) -> str:
-    """Return a guarantee in a line."""
-    epsilon = "infinite" if math.isinf(privacy.epsilon) else f"{privacy.epsilon:.3g}"
-    return f"epsilon {epsilon}: {privacy.reason}"
+    """Return a guarantee in lines: what holds, and why."""
+    known = [privacy.reason] if privacy.delta is not None else []
+    return "\n".join((*privacy.describe(), *known))
 
 
 def describe_device(device: torch.device) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -29,6 +31,9 @@ from medpfl.types import Geometry
 __all__ = ["Phantom"]
 
 _HELD_OUT = 4  # one image for this many
+# A sweep draws the same images for every job, and drawing one takes longer than a step of training.
+_KEPT_DRAWINGS = 1024
+_KEPT_EXAMPLES = 1024
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,12 @@ class _Drawer:
 
     def __call__(self, index: int) -> Tensor:
         label, number = divmod(index, self.per_class)
-        kind, finding = self._kind(index), label % 2
-        name = f"{self.kinds[label // 2]}_{kind.findings[finding]}"
-        purpose = "phantom" if self.dimensions == 2 else "phantom3d"
-        random = Random(generator(self.seed, purpose, name, self.first + number))
-        drawing = kind.draw(random, bool(finding))
-        if self.dimensions == 3:
-            return self.preprocess.example(self.preprocess.volume(kind.grid(drawing)))
-        return self.preprocess(Image.fromarray(np.round(drawing * 255).astype(np.uint8)))
+        kind, finding = self.kinds[label // 2], bool(label % 2)
+        drawn = _drawn(self.dimensions, kind, finding, self.seed, self.first + number)
+        if self.dimensions == 2:
+            return self.preprocess(Image.fromarray(drawn))
+        grid = self._kind(index).grid(drawn.astype(np.float32) / 255)
+        return self.preprocess.example(self.preprocess.volume(grid))
 
     def place(self, index: int) -> Geometry:
         """Say where a volume's voxels lie, which is the same for all of a kind."""
@@ -101,6 +104,15 @@ class _Drawer:
 
     def _kind(self, index: int) -> _Kind:
         return _KINDS[self.dimensions][self.kinds[index // self.per_class // 2]]
+
+
+@lru_cache(maxsize=_KEPT_DRAWINGS)
+def _drawn(dimensions: int, kind: str, finding: bool, seed: int, number: int) -> NDArray[np.uint8]:
+    """Return a drawing in levels of grey or colour; not to be changed."""
+    how = _KINDS[dimensions][kind]
+    purpose = "phantom" if dimensions == 2 else "phantom3d"
+    random = Random(generator(seed, purpose, f"{kind}_{how.findings[finding]}", number))
+    return np.round(how.draw(random, finding) * 255).astype(np.uint8)
 
 
 @checked("dataset")
@@ -184,9 +196,10 @@ class Phantom:
         """Name `per_class` images of each class, their numbers from `first` on."""
         numbers = range(first, first + per_class)
         drawer = _Drawer(self.kinds, per_class, seed, preprocess, first, self.dimensions)
+        read = lru_cache(maxsize=_KEPT_EXAMPLES if self.dimensions == 2 else 0)(drawer.__call__)
         return ImageSet(
             ids=tuple(f"{name}/{number:04d}" for name in self.classes for number in numbers),
             labels=torch.arange(len(self.classes)).repeat_interleave(per_class),
-            read=drawer,
+            read=lambda index: read(index).clone(),
             place=drawer.place if self.dimensions == 3 else None,
         )

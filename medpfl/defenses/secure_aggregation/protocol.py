@@ -47,7 +47,8 @@ def run(
 
     Args:
         seeds: 32 secret bytes a client, new every time.
-        encode: from a client's number to its `(D,)`; asked for one at a time, of survivors only.
+        encode: from a client's number to its `(D,)`; asked for one at a time, of survivors only;
+            counts its own seconds.
         quorum: how many clients must stay to the end.
         ledger: where bytes and seconds are counted.
         dropped: who leaves after sharing keys and before sending a masked update; the others have
@@ -112,8 +113,9 @@ def _send_masked(
     client: Client, encode: Callable[[int], Ring], arrived: Mapping[int, bytes], ledger: Ledger
 ) -> Ring:
     """Round 2: the masked update of one client."""
+    encoded = encode(client.number)
     with ledger.timing("masked_input", "client"):
-        masked = client.mask(encode(client.number), arrived)
+        masked = client.mask(encoded, arrived)
     ledger.sends("masked_input", client.number, masked.nbytes)
     return masked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,10 +20,29 @@ from medpfl.defenses.secure_aggregation.masks import SEED_BYTES, Ring
 from medpfl.errors import ConfigurationError, MedpflError
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
+from medpfl.types import DefenseFacts
 
 _FLOAT32_BYTES = 4
 # 0.7 * 10 is a little above 7 for a computer, and seven of ten clients are enough.
 _ROUNDING = 1e-9
+
+
+class Updates(Protocol):
+    """Each client's update by its number; asked for once, in turn, and of those who send alone."""
+
+    def __getitem__(self, number: int, /) -> Mapping[str, Tensor]:
+        """Return `{name: P_i}`, finite; of every client the same names and shapes."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecureAggregationFacts(DefenseFacts):
+    """What an attacker may know of `SecureAggregation`; see there."""
+
+    clip_range: float
+    value_bits: int
+    threshold: float
+    dropouts: float
 
 
 @checked("defense.secure_aggregation")
@@ -43,6 +62,8 @@ class SecureAggregation:
             clip_range / (2^(value_bits - 1) - 1).
         bits: of the ring, 32 or 64: what an entry takes on the wire. It must hold the sum of all
             examples times 2^(value_bits - 1) - 1, and a sign.
+        dropouts: the share of a round's clients, to the nearest whole number, who leave after they
+            have shared their keys, so that others have masked for them, and send no update.
 
     Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine learning".
     """
@@ -53,6 +74,7 @@ class SecureAggregation:
     clip_range: Annotated[float, Range(1e-12, 1e12)] = 16.0
     value_bits: Annotated[int, Range(2, 44)] = 40
     bits: Literal[32, 64] = 64
+    dropouts: Annotated[float, Range(0.0, 1.0, "[)")] = 0.0
 
     def __post_init__(self) -> None:
         if self.bits not in (32, 64):
@@ -70,7 +92,30 @@ class SecureAggregation:
         """Return how many of so many clients must stay: more than half, at least 2."""
         return max(2, clients // 2 + 1, math.ceil(self.threshold * clients - _ROUNDING))
 
-    def check(self, weights: Sequence[int]) -> None:
+    def describe(self) -> str | None:
+        """See `Part.describe`."""
+        gone = f", {100 * self.dropouts:g} % of the clients drop out" if self.dropouts else ""
+        step, largest = self.fixed_point.step, self.clip_range
+        return (
+            f"the server sees the sum over a round's clients, in steps of {step:.2g} within "
+            f"[-{largest:g}, {largest:g}]{gone}"
+        )
+
+    def facts(self) -> SecureAggregationFacts:
+        """See `Public.facts`."""
+        return SecureAggregationFacts(
+            name=self.name,
+            clip_range=self.clip_range,
+            value_bits=self.value_bits,
+            threshold=self.threshold,
+            dropouts=self.dropouts,
+        )
+
+    def leaving(self, clients: int) -> int:
+        """Return how many of a round's clients drop out."""
+        return math.floor(self.dropouts * clients + 0.5 - _ROUNDING)
+
+    def check_clients(self, weights: Sequence[int]) -> None:
         """Refuse a federation whose sum cannot be made; for before the training.
 
         Args:
@@ -78,23 +123,33 @@ class SecureAggregation:
 
         Raises:
             ConfigurationError: one client alone, whose sum is its update; a client without
-                examples; or a weighted sum that could leave the ring.
+                examples; fewer clients than the threshold stay; or a weighted sum that could leave
+                the ring.
         """
         if len(weights) < 2:
             raise ConfigurationError(
-                f"defense=secure_aggregation with {len(weights)} client(s): the sum over one "
-                "client is its update; set federation.clients to 2 or more"
+                f"defense=secure_aggregation with {len(weights)} client(s) in a round: the sum "
+                "over one client is its update; set federation.clients to 2 or more, and so "
+                "federation.clients_per_round where it is set"
             )
         empty = [number for number, weight in enumerate(weights) if weight < 1]
         if empty:
             raise ConfigurationError(
                 f"defense=secure_aggregation: clients {empty} have no examples: leave them out"
             )
+        left, needed = len(weights) - self.leaving(len(weights)), self.quorum(len(weights))
+        if left < needed:
+            raise ConfigurationError(
+                f"defense.secure_aggregation.dropouts={self.dropouts:g}: of {len(weights)} clients "
+                f"{left} stay, and defense.secure_aggregation.threshold={self.threshold:.3g} needs "
+                f"{needed}: no round would have a sum. Lower the dropouts or the threshold (above "
+                "0.5), or set federation.clients higher"
+            )
         self.fixed_point.check(weights)
 
     def aggregate(
         self,
-        updates: Sequence[Mapping[str, Tensor]],
+        updates: Updates,
         weights: Sequence[int],
         *,
         generator: torch.Generator,
@@ -105,7 +160,7 @@ class SecureAggregation:
         """Run the protocol once.
 
         Args:
-            updates: a client's `{name: P_i}` each, finite; the same names and shapes.
+            updates: of each client; such as a list of them.
             weights: examples of each client, at least 1; the server learns their sum alone.
             generator: where the clients' secrets come from; one of its own every round, or the same
                 one going on, so that no two rounds have the same masks.
@@ -114,29 +169,34 @@ class SecureAggregation:
             keep_masked: whether the view keeps the masked updates.
 
         Raises:
-            ConfigurationError: see `check`.
+            ConfigurationError: one client alone, one without examples, or a sum that could leave
+                the ring.
             MedpflError: fewer clients than the threshold are left, or an update is not finite.
             ValueError: tensors differ in names or shapes, or there are no such clients.
         """
-        self._check_clients(updates, weights, {*dropped, *silent})
-        layout = Layout.of(updates[0])
+        self._check_numbers(weights, {*dropped, *silent})
+        layouts = list[Layout]()
         code, clipped, ledger = self.fixed_point, dict[int, int](), Ledger()
 
         def encode(number: int) -> Ring:
-            values = layout.flatten(updates[number])
-            _check_finite(layout, values, number)
-            encoded, clipped[number] = code.encode(values, weights[number])
-            return np.append(encoded, encoded.dtype.type(weights[number]))
+            update = updates[number]
+            with ledger.timing("masked_input", "client"):
+                layouts[:] = layouts or [Layout.of(update)]
+                values = layouts[0].flatten(update)
+                _check_finite(layouts[0], values, number)
+                encoded, clipped[number] = code.encode(values, weights[number])
+                return np.append(encoded, encoded.dtype.type(weights[number]))
 
         outcome = protocol.run(
-            _seeds(len(updates), generator),
+            _seeds(len(weights), generator),
             encode,
-            self.quorum(len(updates)),
+            self.quorum(len(weights)),
             ledger,
             dropped=dropped,
             silent=silent,
             keep_masked=keep_masked,
         )
+        (layout,) = layouts
         view = ServerView(
             masked=outcome.masked,
             sum=layout.unflatten(code.decode(outcome.total[:-1])),
@@ -148,15 +208,11 @@ class SecureAggregation:
         plain_bytes = _FLOAT32_BYTES * (layout.length + 1)
         return Aggregated(view=view, cost=ledger.cost(plain_bytes), clipped=clipped)
 
-    def _check_clients(
-        self, updates: Sequence[object], weights: Sequence[int], leaving: Collection[int]
-    ) -> None:
-        if len(updates) != len(weights):
-            raise ValueError(f"{len(updates)} updates and {len(weights)} weights: one each")
-        unknown = sorted(set(leaving) - set(range(len(updates))))
+    def _check_numbers(self, weights: Sequence[int], leaving: Collection[int]) -> None:
+        unknown = sorted(set(leaving) - set(range(len(weights))))
         if unknown:
-            raise ValueError(f"there are no clients {unknown} among {len(updates)}")
-        self.check(weights)
+            raise ValueError(f"there are no clients {unknown} among {len(weights)}")
+        self.check_clients(weights)
 
 
 def _seeds(count: int, generator: torch.Generator) -> list[bytes]:
