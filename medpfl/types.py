@@ -8,7 +8,6 @@ Images are in [0, 1] at every interface; names ending in ``_norm`` are in the cl
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,10 +19,10 @@ from torch import Tensor, nn
 
 from medpfl.aggregates import Aggregate
 from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
+from medpfl.geometry import Geometry
+from medpfl.hollow import hollow
 from medpfl.outcomes import Status
 from medpfl.training import Forward, LocalTraining, forward_of
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -56,26 +55,6 @@ class DataSpec:
     def _channels(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         shape = (len(values),) + (1,) * (len(self.shape) - 1)
         return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(shape)
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where the voxels of one volume `(C, D, H, W)` lie in the patient.
-
-    Args:
-        affine: `(4, 4)` float64, invertible: from the place `(w, h, d, 1)` of a voxel to
-            millimetres towards the patient's right, anterior and superior (RAS+).
-        stored: how the source's axes ran, such as ``LPS``: what is written goes by it again.
-    """
-
-    affine: Tensor
-    stored: str = "RAS"
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Millimetres between neighbouring voxels along W, H and D."""
-        x, y, z = self.affine[:3, :3].norm(dim=0).tolist()
-        return x, y, z
 
 
 @dataclass(frozen=True)
@@ -133,23 +112,7 @@ class ServerPayload:
 
     @cached_property
     def _networks(self) -> dict[bool, nn.Module]:
-        return {mode: _hollow(self.model).train(mode) for mode in (False, True)}
-
-
-def _hollow(model: nn.Module) -> nn.Module:
-    """Copy a network without its numbers, and without BatchNorm's updates of its statistics.
-
-    In train mode these updates do not enter the gradient, and ``vmap`` cannot make them in place.
-    In eval mode the network goes on using the statistics that it is given.
-    """
-    empty: dict[int, Tensor] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
-    for p in model.parameters():
-        empty[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
-    hollow = copy.deepcopy(model, dict(empty))
-    for module in hollow.modules():
-        if isinstance(module, _NORMS):
-            module.track_running_stats = False
-    return hollow
+        return {mode: hollow(self.model).train(mode) for mode in (False, True)}
 
 
 @dataclass(frozen=True)
@@ -256,6 +219,8 @@ class Observation:
             rounding of these weights moves an entry, relative to its weight; 0 where they are not.
         defense: the parameters of the client's defense, part by part in their order; none of them
             where it has no defense. None where withheld, or where nobody knows.
+        auxiliary: `(A, C, *S)` in [0, 1]: public images of the modality, none of them attacked; the
+            same tensor for all updates. None where withheld.
         aggregate: of a mean of several clients' updates, how many they are and what they were
             rounded to, and where granted their sizes and orders; None of one client's.
     """
@@ -271,6 +236,7 @@ class Observation:
     buffers: Mapping[str, Tensor] | None = None
     weights_rounding: float = 0.0
     defense: tuple[DefenseFacts, ...] | None = None
+    auxiliary: Tensor | None = None
     aggregate: Aggregate | None = None
 
 

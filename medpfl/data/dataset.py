@@ -11,7 +11,8 @@ from torch import Tensor
 
 from medpfl.data.preprocess import Preprocess
 from medpfl.errors import DataError
-from medpfl.types import DataSpec, Geometry
+from medpfl.geometry import Geometry
+from medpfl.types import DataSpec
 
 OnError = Literal["raise", "skip"]
 

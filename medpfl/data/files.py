@@ -19,7 +19,7 @@ from medpfl.data.listing import FileList
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.select import Selection, Selector, class_counts_note
 from medpfl.errors import ConfigurationError, DataError
-from medpfl.types import Geometry
+from medpfl.geometry import Geometry
 
 _NAMED_IN_MESSAGES = 10
 _CACHED_IMAGES = 128

@@ -15,7 +15,7 @@ from medpfl.data.dataset import ImageSet, OnError
 from medpfl.data.ids import Naming
 from medpfl.data.images import IMAGE_SUFFIXES
 from medpfl.errors import DataError
-from medpfl.types import Geometry
+from medpfl.geometry import Geometry
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from torch import Tensor
 from medpfl._atomic import replacing
 from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.errors import MedpflError
-from medpfl.types import DEFENSE_COLUMNS, Geometry, ImageScore, Trace
+from medpfl.geometry import Geometry
+from medpfl.types import DEFENSE_COLUMNS, ImageScore, Trace
 
 _CLEAN_PIECE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")
 _LONGEST_NAME = 120

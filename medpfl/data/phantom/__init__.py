@@ -23,10 +23,10 @@ from medpfl.data.preprocess import Preprocess
 from medpfl.data.select import Selector, class_counts_note
 from medpfl.data.volumes.grid import Grid
 from medpfl.errors import ConfigurationError
+from medpfl.geometry import Geometry
 from medpfl.seeding import generator
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
-from medpfl.types import Geometry
 
 __all__ = ["Phantom"]
 

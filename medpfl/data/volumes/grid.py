@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medpfl.errors import DataError
+from medpfl.geometry import Geometry
 from medpfl.optim.capacity import machine_memory
-from medpfl.types import Geometry
 
 Array = NDArray[np.floating[Any]]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from medpfl._atomic import replacing
 from medpfl.data.volumes.grid import Array, Grid, canonical, check_affine, check_memory
 from medpfl.errors import DataError
-from medpfl.types import Geometry
+from medpfl.geometry import Geometry
 
 SUFFIXES = (".nii", ".nii.gz")
 
