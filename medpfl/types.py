@@ -8,7 +8,6 @@ Images are in [0, 1] at every interface; names ending in ``_norm`` are in the cl
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,10 +19,10 @@ from torch import Tensor, nn
 
 from medpfl.aggregates import Aggregate
 from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
+from medpfl.geometry import Geometry
+from medpfl.hollow import hollow
 from medpfl.outcomes import Status
 from medpfl.training import Forward, LocalTraining, forward_of
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,13 @@ class Truth:
         inputs: `(N, C, *S)` in [0, 1].
         labels: `(N,)` int64.
         ids: N image ids, as in the metrics table.
+        geometry: of each image, or None of one without; empty where none has one, as pictures.
     """
 
     inputs: Tensor
     labels: Tensor
     ids: tuple[str, ...]
+    geometry: tuple[Geometry | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,23 +112,7 @@ class ServerPayload:
 
     @cached_property
     def _networks(self) -> dict[bool, nn.Module]:
-        return {mode: _hollow(self.model).train(mode) for mode in (False, True)}
-
-
-def _hollow(model: nn.Module) -> nn.Module:
-    """Copy a network without its numbers, and without BatchNorm's updates of its statistics.
-
-    In train mode these updates do not enter the gradient, and ``vmap`` cannot make them in place.
-    In eval mode the network goes on using the statistics that it is given.
-    """
-    empty: dict[int, Tensor] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
-    for p in model.parameters():
-        empty[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
-    hollow = copy.deepcopy(model, dict(empty))
-    for module in hollow.modules():
-        if isinstance(module, _NORMS):
-            module.track_running_stats = False
-    return hollow
+        return {mode: hollow(self.model).train(mode) for mode in (False, True)}
 
 
 @dataclass(frozen=True)

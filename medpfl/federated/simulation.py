@@ -163,6 +163,7 @@ class Simulation:
             inputs=torch.stack([images.load(i) for i in indices]),
             labels=images.labels[indices],
             ids=planned.image_ids,
+            geometry=images.geometry(indices),
         )
 
     def sample(self) -> Capture:
@@ -332,7 +333,7 @@ class Simulation:
         client = Client(spec=self.data.spec, device=self.device, training=self.federation.local)
         return Rounds(
             images=self.data.images,
-            shards=self.shards,
+            shards=self.shards if self.federation.is_shared else (),
             sender=Sender(client=client, defense=self.defense, seed=self.seed),
             count=self.federation.rounds,
             clients_per_round=self.federation.clients_per_round,
