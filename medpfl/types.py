@@ -171,15 +171,47 @@ class DefenseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """What a defense guarantees of a single image, as a theorem.
+    """What a defense guarantees, as a theorem.
 
     Args:
-        epsilon: of differential privacy; infinite where nothing is guaranteed.
+        epsilon: of differential privacy, of all that clients send in training, or of the attacked
+            updates where there is no training; infinite where nothing is guaranteed.
         reason: why, in words, without a full stop.
+        unit: what is hidden: one ``image``, or all the images of a ``client``.
+        delta: the probability with which every epsilon here may fail; None where it is infinite.
+        accountant: where epsilon comes from, ``pld``, ``rdp`` or ``exact``; ``none`` where it is
+            infinite.
+        epsilon_round: of one round of training by itself; None where there is none.
+        epsilon_attacked: of training and all attacked updates together: these are sent on top of
+            it, unless they are those that clients really send.
+        rero: reconstruction robustness: how probably any attack on all of this picks the right one
+            of the candidates for an image, at most; 1 where nothing is guaranteed.
+        candidates: how many there are.
     """
 
     epsilon: float
     reason: str
+    unit: Literal["image", "client"] = "image"
+    delta: float | None = None
+    accountant: str = "none"
+    epsilon_round: float | None = None
+    epsilon_attacked: float = math.inf
+    rero: float = 1.0
+    candidates: int = 1000
+
+    def describe(self) -> tuple[str, ...]:
+        """Return what is guaranteed, in lines; why it is no more says `reason`."""
+        if self.delta is None:
+            return (f"epsilon infinite: {self.reason}",)
+        whom = f"one {self.unit} ({self.accountant})"
+        alone = "" if self.epsilon_round is None else f"; a round alone {self.epsilon_round:.3g}"
+        beside = f"epsilon {self.epsilon_attacked:.3g} with the attacked updates, beside training"
+        return (
+            f"epsilon {self.epsilon:.3g} at delta {self.delta:.3g} for {whom}{alone}",
+            *([beside] if self.epsilon_attacked != self.epsilon else []),
+            f"any attack picks the right one of {self.candidates:,} candidates for an image with a "
+            f"probability of at most {self.rero:.3g}",
+        )
 
 
 @dataclass(frozen=True)
@@ -202,6 +234,8 @@ class Observation:
             rounding of these weights moves an entry, relative to its weight; 0 where they are not.
         defense: the parameters of the client's defense, part by part in their order; none of them
             where it has no defense. None where withheld, or where nobody knows.
+        auxiliary: `(A, C, *S)` in [0, 1]: public images of the modality, none of them attacked; the
+            same tensor for all updates. None where withheld.
         aggregate: of a mean of several clients' updates, how many they are and what they were
             rounded to, and where granted their sizes and orders; None of one client's.
     """
@@ -217,6 +251,7 @@ class Observation:
     buffers: Mapping[str, Tensor] | None = None
     weights_rounding: float = 0.0
     defense: tuple[DefenseFacts, ...] | None = None
+    auxiliary: Tensor | None = None
     aggregate: Aggregate | None = None
 
 

@@ -269,6 +269,7 @@ def _rates(summary: Summary, threshold: float) -> Table:
         table.add_row("noise", _noise(summary))
     if summary.defense is not None:
         table.add_row("sent", _sent(summary.defense))
+        table.add_row("privacy", "\n".join(summary.defense.guarantee))
     if summary.bounds is not None:
         table.add_row("bounds", Text(in_words(summary.bounds), style="bold"))
     if n:
@@ -335,11 +336,14 @@ def _restarts(summary: Summary) -> str:
 def _sent(defense: DefenseSummary) -> str:
     """Return what a defended update costs and has left, as means."""
     means, words = defense.means, []
-    if "bytes_sent" in means:
-        words.append(f"{means['bytes_sent']:,.0f} bytes an update")
     if "expansion" in means:
+        words.append(f"{means['bytes_sent']:,.0f} bytes a client and round")
         words.append(f"{format_number(means['expansion'])} times the plain update's")
         words.append(f"{format_seconds(means['aggregation_seconds'])} to add up a round")
+        if means["entries_clipped"]:
+            words.append(f"{means['entries_clipped']:,.0f} entries a round cut to clip_range")
+    elif "bytes_sent" in means:
+        words.append(f"{means['bytes_sent']:,.0f} bytes an update")
     if means.get("share_sent", 1.0) < 1:
         words.append(f"{format_percent(means['share_sent'])} of its entries")
     if "clip_factor" in means:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +35,8 @@ def make_plan(
     notes, described = list(data.notes), experiment.source.describe()
     if left and not described.federation:
         notes.append(f"{left} selected images are left: too few for one more batch")
+    if described.stopped is not None:
+        notes.append(described.stopped)
     return RunPlan(
         attack=experiment.attack.name,
         dataset=data.name,
@@ -71,9 +72,9 @@ def _in_a_sum(plan: Sequence[Planned]) -> str | None:
 
 
 def in_words(privacy: Privacy) -> str:
-    """Return a guarantee in a line."""
-    epsilon = "infinite" if math.isinf(privacy.epsilon) else f"{privacy.epsilon:.3g}"
-    return f"epsilon {epsilon}: {privacy.reason}"
+    """Return a guarantee in lines: what holds, and why."""
+    known = [privacy.reason] if privacy.delta is not None else []
+    return "\n".join((*privacy.describe(), *known))
 
 
 def describe_device(device: torch.device) -> str:
