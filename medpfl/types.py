@@ -283,8 +283,7 @@ class Capture:
         facts: what the client's side knows, or None.
         round: rounds that the global model was trained for, counted from 0.
         client: number of the client, counted from 0; None where several are in it.
-        training: how the update was computed, whatever of it the attacker is told; None where
-            nobody knows.
+        training: how the update was computed, whatever the attacker is told; None: nobody knows.
         defense: the parameters of the client's defense, in the same way.
     """
 
@@ -357,18 +356,13 @@ class Reconstruction:
     runner_up: Tensor | None = field(default=None, repr=False)
 
 
-_BY_COLUMN = ("measures", "defense", "bounds")
-
-
 @dataclass(frozen=True)
 class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
-    Columns that came later have a default, NaN, None or no text: not computed, so that older
-    records can be read. `measures` holds what ``metrics.measures`` asks for, `defense` what a
-    defense did (`DEFENSE_COLUMNS`) and `bounds` what no attack exceeds
-    (`medpfl.bounds.columns`), each
-    value by its own column, where there are any.
+    Columns that came later have a default, NaN, None or no text, so that older records can be read.
+    Of these, `measures` (``metrics.measures``), `defense` (`DEFENSE_COLUMNS`) and `bounds`
+    (`medpfl.bounds.columns`) hold values by their own column, where there are any.
 
     Of an image whose truth nobody knows, everything that needs the truth is NaN, None or no text.
     Its `success` is False here, as it counts for nothing, and empty in the record: ask `judged`.
@@ -420,7 +414,7 @@ class ImageScore:
     @classmethod
     def fixed_columns(cls) -> tuple[str, ...]:
         """Return the columns that every table has, in order."""
-        return tuple(f.name for f in fields(cls) if f.name not in _BY_COLUMN)
+        return tuple(f.name for f in fields(cls) if f.name not in ("measures", "defense", "bounds"))
 
     @property
     def judged(self) -> bool:
