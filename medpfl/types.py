@@ -297,6 +297,9 @@ class Capture:
         facts: what the client's side knows, or None.
         round: rounds that the global model was trained for, counted from 0.
         client: number of the client, counted from 0; None where several are in it.
+        training: how the update was computed, whatever of it the attacker is told; None where
+            nobody knows.
+        defense: the parameters of the client's defense, in the same way.
     """
 
     observation: Observation
@@ -304,6 +307,8 @@ class Capture:
     facts: UpdateFacts | None
     round: int
     client: int | None
+    training: LocalTraining | None = None
+    defense: tuple[DefenseFacts, ...] | None = None
 
     @property
     def capture_id(self) -> str:
@@ -366,13 +371,18 @@ class Reconstruction:
     runner_up: Tensor | None = field(default=None, repr=False)
 
 
+_BY_COLUMN = ("measures", "defense", "bounds")
+
+
 @dataclass(frozen=True)
 class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
     Columns that came later have a default, NaN, None or no text: not computed, so that older
-    records can be read. `measures` holds what ``metrics.measures`` asks for and `defense` what a
-    defense did (`DEFENSE_COLUMNS`), each value by its own column, where there are any.
+    records can be read. `measures` holds what ``metrics.measures`` asks for, `defense` what a
+    defense did (`DEFENSE_COLUMNS`) and `bounds` what no attack exceeds
+    (`medpfl.bounds.columns`), each
+    value by its own column, where there are any.
 
     Of an image whose truth nobody knows, everything that needs the truth is NaN, None or no text.
     Its `success` is False here, as it counts for nothing, and empty in the record: ask `judged`.
@@ -419,11 +429,12 @@ class ImageScore:
     identification_candidates: int | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     defense: Mapping[str, float] = field(default_factory=dict)
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def fixed_columns(cls) -> tuple[str, ...]:
         """Return the columns that every table has, in order."""
-        return tuple(f.name for f in fields(cls) if f.name not in ("measures", "defense"))
+        return tuple(f.name for f in fields(cls) if f.name not in _BY_COLUMN)
 
     @property
     def judged(self) -> bool:
@@ -431,7 +442,7 @@ class ImageScore:
         return not math.isnan(self.ssim)
 
     def row(self) -> dict[str, object]:
-        """Return `{column: value}` as it is written, those of a defense and of measures last."""
+        """Return `{column: value}` as it is written, those that not every table has last."""
         fixed = {name: getattr(self, name) for name in self.fixed_columns()}
         known = {} if self.judged else {"success": None}
-        return {**fixed, **known, **self.defense, **self.measures}
+        return {**fixed, **known, **self.defense, **self.bounds, **self.measures}

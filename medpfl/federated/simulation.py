@@ -266,7 +266,15 @@ class Simulation:
             parameters=self.capturing.names_of(list(payload.parameters)),
             defense=self.account.defense.facts(),
         )
-        return Capture(observation, self.truth(planned), facts, planned.round, planned.client)
+        return Capture(
+            observation,
+            self.truth(planned),
+            facts,
+            planned.round,
+            planned.client,
+            training=update.local_training,
+            defense=self.defense.facts(),
+        )
 
     def _sent(self, planned: Planned, payload: ServerPayload, states: ClientStates) -> Sent:
         """Return what a client sends of the images of a planned update."""

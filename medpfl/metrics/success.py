@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
+from medpfl.metrics.bounded import BoundSummary, beaten, bounds_of
 from medpfl.metrics.cautions import cautions
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.identification import identification, ranks_of
@@ -125,6 +126,12 @@ class Summary:
         rero: how probably any attack on training and the attacked updates picks the right one of
             `DefenseSummary.candidates` at most; 1 where the defense guarantees nothing.
         defense: what else there is to say of the defense; None without one.
+        bound_mse: mean over the bounded images of the least mean squared error of any attacker, on
+            average over images like these; None where no such bound applies.
+        bound_psnr_db: the same in decibels: what no attack exceeds on average.
+        attack_psnr_db: the attack's mean squared error over the same images in decibels; not the
+            mean of the images' own.
+        bounds: what else bounds say, and why some are left out; None where none are asked for.
     """
 
     n: int
@@ -191,12 +198,17 @@ class Summary:
     accountant: str | None = None
     rero: float | None = None
     defense: DefenseSummary | None = None
+    bound_mse: float | None = None
+    bound_psnr_db: float | None = None
+    attack_psnr_db: float | None = None
+    bounds: BoundSummary | None = None
 
 
 def summarise(
     scores: Sequence[ImageScore],
     grading: Grading | None = None,
     described: Described | None = None,
+    bounds_note: str | None = None,
 ) -> Summary:
     """Summarise the rows of ``metrics.csv``.
 
@@ -204,6 +216,7 @@ def summarise(
         scores: the rows.
         grading: what the rows were graded with, for its thresholds.
         described: where the updates came from, for their defense.
+        bounds_note: why bounds are left out, or some of them.
 
     Raises:
         ValueError: there are no rows.
@@ -252,11 +265,16 @@ def summarise(
         unexplained_median=_median(s.unexplained for s in scores),
         agreement_median=_median(s.agreement for s in scores),
         n_agreement=sum(math.isfinite(s.agreement) for s in scores),
-        cautions=[*cautions(scores, grading), *_stopped(described)],
+        cautions=[
+            *cautions(scores, grading),
+            *filter(None, [beaten(scores)]),
+            *_stopped(described),
+        ],
         measures=means_of(scores),
         **_grades(judged, grading),
         **_identification(judged),
         **_defense(scores, described),
+        **bounds_of(scores, bounds_note),
     )
 
 

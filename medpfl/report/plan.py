@@ -13,13 +13,20 @@ from medpfl.source import Planned
 from medpfl.types import Privacy
 
 
-def make_plan(experiment: Experiment, output: Path, *, duration: str | None = None) -> RunPlan:
+def make_plan(
+    experiment: Experiment,
+    output: Path,
+    *,
+    duration: str | None = None,
+    bounds: str | None = None,
+) -> RunPlan:
     """Describe a run.
 
     Args:
         experiment: its parts.
         output: the run's folder.
         duration: how long it may take, where that is long.
+        bounds: what is set beside the attack, or why not.
     """
     data = experiment.data
     payload, plan = experiment.source.example(), experiment.source.plan
@@ -49,6 +56,7 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
         notes=tuple(notes),
         output=output,
         duration=duration,
+        bounds=bounds,
     )
 
 
