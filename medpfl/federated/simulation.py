@@ -73,7 +73,7 @@ class Simulation:
             training=f.local,
             sizes={n: len(shard) for n, shard in enumerate(self.shards)} if f.is_shared else {},
             rounds=f.rounds,
-            participants=self._crew.participants,
+            participants=lambda round_: self._crew.participants(round_),
             planned=self._wanted,
             are_sent=f.is_shared and f.batch_size is None,
             order_known="local_order" in self.threat.granted,
