@@ -305,7 +305,11 @@ class Simulation:
 
     @cached_property
     def _sender(self) -> Sender:
-        return replace(self._crew.sender, defense=self.account.defense)
+        return self._sending(self.account.defense)
+
+    def _sending(self, defense: Defenses) -> Sender:
+        client = Client(spec=self.data.spec, device=self.device, training=self.federation.local)
+        return Sender(client=client, defense=defense, seed=self.seed)
 
     @cached_property
     def _rounds(self) -> Rounds:
@@ -314,11 +318,10 @@ class Simulation:
     @cached_property
     def _crew(self) -> Rounds:
         """Who takes part, and when; what that costs in privacy is not known yet."""
-        client = Client(spec=self.data.spec, device=self.device, training=self.federation.local)
         return Rounds(
             images=self.data.images,
             shards=self.shards,
-            sender=Sender(client=client, defense=self.defense, seed=self.seed),
+            sender=self._sending(self.defense),
             count=self.federation.rounds,
             clients_per_round=self.federation.clients_per_round,
             lr=self.federation.local.lr,
