@@ -200,6 +200,7 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
             "images are attacked: raise n_images or lower the batch size"
         )
     largest = max(planned.images for planned in source.plan)
+    _ = source.auxiliary  # read now: a dataset without public images is refused at once
     if largest != federation.batch_size:
         feasible.check_network(factory, spec.shape, largest)
         attack.check(trial, largest)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from torch import Tensor
 
 from medpfl.aggregates import Aggregate
 from medpfl.errors import ConfigurationError, MedpflError, ThreatModelError
+from medpfl.settings.hints import check_value
+from medpfl.settings.ranges import Range
 from medpfl.training import LocalTraining
 from medpfl.types import ClientUpdate, DataSpec, DefenseFacts, Observation, ServerPayload
 
@@ -18,7 +22,10 @@ CAPABILITIES = {
     "local_order": "in which order the client took its images",
     "buffers": "the BatchNorm statistics that leave with the update",
     "defense": "the parameters of the client's defense",
+    "auxiliary": "public images of the modality, none of them attacked",
 }
+
+AuxiliaryImages = Annotated[int, Range(8, 10_000)]
 
 _OF_TRAINING: Mapping[str, tuple[str, ...]] = {
     "full": ("local_training", "local_order"),
@@ -43,12 +50,14 @@ class ThreatModel:
         aggregation: ``individual``: the server sees each client's own update. ``secure``: the mean
             over the clients of a round alone, and with `num_examples` how many images each has.
             None: as ``defense`` has it, which holds secure aggregation or does not.
+        auxiliary_images: how many public images there are at most, where these are granted.
     """
 
     server: Literal["honest_but_curious"] = "honest_but_curious"
     knows: Sequence[str] = ()
     local_training: Literal["full", "partial", "none"] | None = None
     aggregation: Literal["individual", "secure"] | None = None
+    auxiliary_images: AuxiliaryImages = 256
 
     def __post_init__(self) -> None:
         if self.server != "honest_but_curious":
@@ -66,6 +75,7 @@ class ThreatModel:
                 f"threat.local_training={self.local_training}: choose {', '.join(_OF_TRAINING)}, "
                 "or null"
             )
+        check_value("threat.auxiliary_images", self.auxiliary_images, AuxiliaryImages)
         unknown = sorted(set(self.knows) - set(CAPABILITIES))
         if unknown:
             raise ConfigurationError(
@@ -102,6 +112,7 @@ class ThreatModel:
         spec: DataSpec,
         parameters: Collection[str] | None = None,
         defense: Sequence[DefenseFacts] | None = (),
+        auxiliary: Tensor | None = None,
     ) -> Observation:
         """Return what the attacker sees of an update: the granted part, nothing more.
 
@@ -112,6 +123,7 @@ class ThreatModel:
             spec: the kind of data.
             parameters: names of those whose update was captured; None for all.
             defense: what there is to know of the client's defense; None where nobody knows.
+            auxiliary: `(A, C, *S)` in [0, 1]: public images; None where there are none.
 
         Raises:
             MedpflError: the update is not one of the network that was sent.
@@ -132,6 +144,7 @@ class ThreatModel:
             local_training=self.known_training(update.local_training),
             buffers=update.buffers if "buffers" in self.granted else None,
             defense=tuple(defense) if defense is not None and "defense" in self.granted else None,
+            auxiliary=auxiliary if "auxiliary" in self.granted else None,
             aggregate=self._known_aggregate(update.aggregate),
         )
 

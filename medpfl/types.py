@@ -234,6 +234,8 @@ class Observation:
             rounding of these weights moves an entry, relative to its weight; 0 where they are not.
         defense: the parameters of the client's defense, part by part in their order; none of them
             where it has no defense. None where withheld, or where nobody knows.
+        auxiliary: `(A, C, *S)` in [0, 1]: public images of the modality, none of them attacked; the
+            same tensor for all updates. None where withheld.
         aggregate: of a mean of several clients' updates, how many they are and what they were
             rounded to, and where granted their sizes and orders; None of one client's.
     """
@@ -249,6 +251,7 @@ class Observation:
     buffers: Mapping[str, Tensor] | None = None
     weights_rounding: float = 0.0
     defense: tuple[DefenseFacts, ...] | None = None
+    auxiliary: Tensor | None = None
     aggregate: Aggregate | None = None
 
 

@@ -29,6 +29,7 @@ def observe(*knows: str) -> Observation:
         payload=payload,
         update=update,
         spec=SPEC,
+        auxiliary=torch.zeros(2, *SPEC.shape),
     )
 
 
@@ -162,5 +163,7 @@ def test_the_description_names_what_is_known_and_withheld():
     who, knows, withheld = ThreatModel(knows=["labels"]).describe()
     assert who == "honest-but-curious server, sees individual updates"
     assert knows.endswith("labels")
-    assert withheld == "withheld: num_examples, local_training, local_order, buffers, defense"
+    assert withheld == (
+        "withheld: num_examples, local_training, local_order, buffers, defense, auxiliary"
+    )
     assert ThreatModel(knows=list(CAPABILITIES)).describe()[2] == "withheld: nothing"

@@ -13,6 +13,7 @@ from medpfl.attacks.arrangements import Arrangements
 from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.distances import Distance
 from medpfl.attacks.epochs import SeparateEpochs
+from medpfl.attacks.image_prior import ImageGaussian
 from medpfl.attacks.labels import LabelStrategy
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.projection import ImageProjection, ParticularProjection, Projection
@@ -26,7 +27,7 @@ from medpfl.models.structure import last_linear
 from medpfl.optim import Adam, BatchedOptimizer
 from medpfl.optim.capacity import bytes_of, memory_for_rows, rows_that_fit
 from medpfl.optim.projected import Projected
-from medpfl.training import UpdateMap
+from medpfl.training import Gradient, UpdateMap, mean_gradient
 from medpfl.types import DataSpec, Observation, ServerPayload
 
 Channels = Literal["free", "tied", "auto"]
@@ -47,6 +48,8 @@ class Parts:
         epochs: whether each of a client's epochs is searched for by itself; None: one set of
             images serves all of them.
         surrogate: at which network the dummy's gradient is taken; None: at the one sent.
+        likely: what images are like, see `Unknowns`.
+        gradient: what each of the client's steps is thought to follow.
     """
 
     start: Start
@@ -58,6 +61,8 @@ class Parts:
     boxed: bool
     epochs: SeparateEpochs | None = None
     surrogate: Surrogate | None = None
+    likely: ImageGaussian | None = None
+    gradient: Gradient = mean_gradient
 
     @property
     def has_curvature(self) -> bool:
@@ -78,6 +83,7 @@ class Parts:
             tied=self.ties(spec),
             boxed=self.boxed,
             surrogate=self.surrogate,
+            likely=self.likely,
         )
 
     def copies(self, observation: Observation) -> int:

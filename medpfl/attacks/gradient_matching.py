@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -251,10 +252,13 @@ class GradientMatching:
             copies=self._parts.copies(observation),
             defense=matched_through(observation),
             unit=unit_of(observation),
+            auxiliary=observation.auxiliary,
         )
 
     def _solver(self, problem: Problem, context: AttackContext) -> Solver:
         parts, search = adapted(self._parts, self._search, problem)
+        if parts.likely is not None:
+            problem = replace(problem, unknowns=replace(problem.unknowns, likely=parts.likely))
         return Solver(
             parts=parts,
             search=search,

@@ -20,7 +20,7 @@ from medpfl.models.sigmoid_cnn import SigmoidCNN
 from medpfl.optim.base import Product
 from medpfl.optim.rows import RowTable
 from medpfl.optim.shared_rows import SharedRows
-from medpfl.training import UpdateMap, forward_of
+from medpfl.training import Gradient, UpdateMap, forward_of, mean_gradient
 from medpfl.types import ServerPayload
 
 _ACTIVATIONS_AT_ONCE = 6_000_000
@@ -60,6 +60,7 @@ class MatchingObjective:
         names: the parameters whose updates are compared; None for all.
         update: from a row's images to its update, as the client is thought to make it; None is one
             gradient.
+        gradient: what each step of it follows.
         priors: terms that are added to the distance.
         compiling: how the evaluation is compiled.
     """
@@ -74,6 +75,7 @@ class MatchingObjective:
         chunk: int,
         names: Sequence[str] | None = None,
         update: UpdateMap | None = None,
+        gradient: Gradient = mean_gradient,
         priors: Sequence[Prior] = (),
         compiling: Compiling = False,
     ) -> None:
@@ -84,13 +86,15 @@ class MatchingObjective:
         self._shared = flatten(payload.parameters).to(dtype)
         self._buffer_shapes = {name: b.shape for name, b in float_buffers(payload).items()}
         self._shared_buffers = flatten(float_buffers(payload)).to(dtype)
+        self._gradient = gradient
         self._unknowns = unknowns
         self._distance = distance
         self._chunk = chunk
         self._priors = priors
         self._compiling: Compiling = compiling
         self._chain: ChainMatching | None = None
-        plain = self._update.is_one_gradient(unknowns.images) and self._names == list(self._shapes)
+        whole = gradient is mean_gradient and self._names == list(self._shapes)
+        plain = whole and self._update.is_one_gradient(unknowns.images)
         if isinstance(payload.model, SigmoidCNN) and plain:
             self._chain = ChainMatching(
                 model=payload.model,
@@ -196,6 +200,7 @@ class MatchingObjective:
             sent,
             inputs_norm,
             probabilities,
+            gradient=self._gradient,
             order=order if len(order) else None,
         )
         wanted = unflatten(observed, {name: self._shapes[name] for name in self._names})

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from medpfl.attacks.image_prior import ImageGaussian
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Weight
 from medpfl.types import DataSpec
@@ -79,6 +80,32 @@ class OutOfRange:
         """Return the distances, scaled; see `SquaredPrior`."""
         outside = _outside(inputs_norm, spec).flatten()
         return outside * math.sqrt(self.weight / outside.numel())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelyImages:
+    """Minus the log-density of the images under a Gaussian learnt from public ones, in nats.
+
+    Its weight is 1: beside a likelihood in nats, the sum is the posterior's, and nothing is left to
+    tune.
+
+    Args:
+        images: the Gaussian.
+        tied: whether the channels of a pixel are one unknown.
+    """
+
+    images: ImageGaussian
+    tied: bool
+
+    def __call__(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
+        """Return (x - m)' S^-1 (x - m) / 2, summed over the images."""
+        return self.residual(inputs_norm, spec).square().sum()
+
+    def residual(self, inputs_norm: Tensor, spec: DataSpec) -> Tensor:
+        """Return the standardised pixels over the root of 2; see `SquaredPrior`."""
+        pixels = spec.denormalise(inputs_norm)
+        pixels = pixels[:, :1] if self.tied else pixels
+        return self.images.standard(pixels.flatten(1)).flatten() / math.sqrt(2)
 
 
 def _outside(inputs_norm: Tensor, spec: DataSpec) -> Tensor:

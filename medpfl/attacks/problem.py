@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from torch import Tensor
+
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.models.structure import architecture
 from medpfl.training import UpdateMap
@@ -29,6 +31,7 @@ class Problem:
             withheld, or where there is none.
         unit: how much of the update, as it was sent, one unit of a gradient is: learning rate times
             steps of a delta, where they are known.
+        auxiliary: `(A, C, *S)` in [0, 1]: public images; None where withheld.
     """
 
     payload: ServerPayload
@@ -39,6 +42,7 @@ class Problem:
     copies: int = 1
     defense: tuple[DefenseFacts, ...] = ()
     unit: float = 1.0
+    auxiliary: Tensor | None = None
 
     def key(self) -> Hashable:
         """Return what must be equal for rows to be evaluated together, payloads aside."""
@@ -46,7 +50,9 @@ class Problem:
         shapes = tuple((name, p.shape, p.device) for name, p in payload.parameters.items())
         statistics = tuple((name, b.shape) for name, b in payload.buffers.items())
         network = (architecture(payload.model), payload.training, shapes, statistics)
-        known = (self.update, self.unknowns, self.copies, self.defense, self.unit)
+        # Tensors are not compared: of one source, the public images are one tensor.
+        public = id(self.auxiliary)
+        known = (self.update, self.unknowns, self.copies, self.defense, self.unit, public)
         return (network, self.names, *known)
 
 

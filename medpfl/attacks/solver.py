@@ -89,6 +89,7 @@ class Solver:
             payload=self.problem.payload,
             names=self.problem.names,
             update=self.problem.update,
+            gradient=self.parts.gradient,
             unknowns=self.problem.unknowns,
             distance=self.parts.distance,
             dtype=stage.dtype,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medpfl.attacks.image_prior import ImageGaussian
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
 from medpfl.types import Observation
@@ -116,3 +117,25 @@ class Smooth:
             line = functional.interpolate(line, size=size, mode="linear", align_corners=True)
             pixels = line.reshape(*rows.shape[:-1], size).movedim(-1, axis)
         return observation.spec.normalise(pixels)
+
+
+_DRAWN = 0.1  # of the spread of images: the mean is a good start, but several must differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likely:
+    """Images near the mean of public ones, apart from it as images are, to a tenth.
+
+    Args:
+        images: the Gaussian learnt from them.
+    """
+
+    images: ImageGaussian
+
+    def __call__(
+        self, observation: Observation, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
+        """Draw from the Gaussian, with a hundredth of its covariance."""
+        standard = torch.randn((shape[0], len(self.images.mean)), generator=generator).double()
+        pixels = self.images.image(_DRAWN * standard).reshape(shape[0], *self.images.shape)
+        return observation.spec.normalise(pixels.float().expand(shape))

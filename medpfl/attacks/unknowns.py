@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medpfl.attacks.image_prior import ImageGaussian
 from medpfl.attacks.surrogate import Surrogate
 from medpfl.types import DataSpec
 
@@ -28,6 +29,8 @@ class Unknowns:
         tied: whether all channels of a pixel are one unknown, a grey value in [0, 1].
         boxed: whether pixels are sigmoids of their unknowns, and so never leave (0, 1).
         surrogate: at which network the dummy's gradient is taken; None: at the one sent.
+        likely: what images are like: pixels are then read as an image of it, whose unknowns are
+            independent standard normals; None reads them as they are.
     """
 
     spec: DataSpec
@@ -37,6 +40,7 @@ class Unknowns:
     tied: bool = False
     boxed: bool = False
     surrogate: Surrogate | None = None
+    likely: ImageGaussian | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -52,6 +56,11 @@ class Unknowns:
     def pixel_shape(self) -> tuple[int, ...]:
         """`(N, C, *S)`, or `(N, 1, *S)` where the channels are tied."""
         return (self.images, 1, *self.spec.shape[1:]) if self.tied else self.image_shape
+
+    @property
+    def in_pixels(self) -> bool:
+        """Whether what is searched for is read as pixels in [0, 1], and not in input space."""
+        return self.tied or self.boxed or self.likely is not None
 
     @property
     def count(self) -> int:
@@ -70,10 +79,12 @@ class Unknowns:
             scores: `(N, K)` of the labels, if joint.
             solved: whether the images come from a closed form.
         """
-        if self.tied or self.boxed:
+        if self.in_pixels:
             images = self.spec.denormalise(images)
         if self.tied:
             images = images.mean(1)
+        if self.likely is not None:
+            images = self.likely.standard(images.flatten(1))
         if self.boxed:
             images = images.clamp(_DARKEST, 1 - _DARKEST).logit()
         parts = [images, scores] if self.joint_labels else [images]
@@ -89,9 +100,11 @@ class Unknowns:
             labels = z[count : count + torch.Size(self.label_shape).numel()]
             scores = labels.reshape(self.label_shape)
         images = z[:count].reshape(self.pixel_shape)
+        if self.likely is not None:
+            images = self.likely.image(images.flatten(1)).reshape(self.pixel_shape)
         if self.boxed:
             images = images.sigmoid()
-        if self.tied or self.boxed:
+        if self.in_pixels:
             images = self.spec.normalise(images.expand(self.image_shape))
         return images, scores
 

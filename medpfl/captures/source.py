@@ -38,13 +38,18 @@ class FileSource:
         """Read and check every capture.
 
         Raises:
-            ConfigurationError: no path is given, or the captures do not go together.
+            ConfigurationError: no path is given, the captures do not go together, or the attacker
+                is granted public images.
             DataError: one of them cannot be attacked.
         """
         if not self.path:
             raise ConfigurationError(
                 "source.path is not set: give the folder of a capture, or one with captures in it, "
                 "such as source.path=captures/round-005"
+            )
+        if "auxiliary" in threat.granted:
+            raise ConfigurationError(
+                "threat.knows=[auxiliary]: captures hold no public images. Leave 'auxiliary' out"
             )
         found = read_captures(self.path)
         specs = {capture.manifest.spec for capture in found}

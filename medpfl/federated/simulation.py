@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from medpfl.batch_norm import IN_WORDS
 from medpfl.data import LoadedData
@@ -18,6 +19,7 @@ from medpfl.federated.client import Client
 from medpfl.federated.diary import Diary
 from medpfl.federated.evaluate import Utility, evaluate
 from medpfl.federated.partition import partition
+from medpfl.federated.public_images import public_images
 from medpfl.federated.secure import SecureRounds, Summed, sums
 from medpfl.federated.sending import Sender, Sent
 from medpfl.federated.server import Federation, ModelFactory
@@ -126,6 +128,17 @@ class Simulation:
         return partition(
             f.partition, self.data.images, clients=f.clients, alpha=f.alpha, seed=self.seed
         )
+
+    @cached_property
+    def auxiliary(self) -> Tensor | None:
+        """`(A, C, *S)` in [0, 1]: what the attacker has seen elsewhere; None where that is nothing.
+
+        One tensor for all captures: attackers learn from it once.
+        """
+        if "auxiliary" not in self.threat.granted:
+            return None
+        attacked = {self._positions[name] for p in self.plan for name in p.image_ids}
+        return public_images(self.data, sorted(attacked), self.threat.auxiliary_images)
 
     def captures(
         self, leave_out: Collection[str] = (), diary: Diary | None = None
@@ -258,13 +271,15 @@ class Simulation:
         else:
             summed = self._summed(self._secure, planned, payload, states)
             update, facts = summed.update, summed.facts
+        of_defense = self.account.defense.facts()
         observation = self.threat.observe(
             capture_id=planned.capture_id,
             payload=payload,
             update=update,
             spec=self.data.spec,
             parameters=self.capturing.names_of(list(payload.parameters)),
-            defense=self.account.defense.facts(),
+            defense=of_defense,
+            auxiliary=self.auxiliary,
         )
         return Capture(
             observation,
@@ -273,7 +288,7 @@ class Simulation:
             planned.round,
             planned.client,
             training=update.local_training,
-            defense=self.defense.facts(),
+            defense=of_defense,
         )
 
     def _sent(self, planned: Planned, payload: ServerPayload, states: ClientStates) -> Sent:
