@@ -31,6 +31,7 @@ from medpfl.errors import ConfigurationError
 from medpfl.experiment import build
 from medpfl.runner import run
 from medpfl.seeding import generator
+from medpfl.types import DEFENSE_COLUMNS
 
 TINY = (
     "attack=dlg",
