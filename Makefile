@@ -98,7 +98,7 @@ $(VENV)/.ready: $(PINS) $(BIN)/python
 
 # The tests of flower and nvflare run a federation each.
 $(VENV)/.ready-dev: $(PINS) $(BIN)/python
-	$(install) '.[dev,flower,nvflare]'
+	$(install) '.[dev,dicom,nrrd,flower,nvflare]'
 	@touch $@ $(VENV)/.ready
 
 # A name on the PATH may be a stand-in for a Python that is not there, or one without venv: ask it.

@@ -234,15 +234,15 @@ def _part(config: DictConfig, slot: str) -> Any:
 
 
 def _load(config: DictConfig, factory: ModelFactory, federation: Federation) -> LoadedData:
-    preprocess = _part(config, "preprocess")
+    dataset = _part(config, "dataset")
+    # One's own dataset need not say: then it has pictures.
+    preprocess = _part(config, "preprocess").over(getattr(dataset, "dimensions", 2))
     feasible.check_image(preprocess.shape)
     if federation.batch_size is not None:
         feasible.check_network(factory, preprocess.shape, federation.batch_size)
     # Of a shared split, every client's images are attacked, as far as they are wanted.
     n_images = None if federation.is_shared else config.n_images
-    data: LoadedData = _part(config, "dataset").load(
-        preprocess=preprocess, n_images=n_images, seed=config.seed
-    )
+    data: LoadedData = dataset.load(preprocess=preprocess, n_images=n_images, seed=config.seed)
     require_kind("dataset.load()", data, LoadedData)
     check_window(torch.zeros(data.spec.shape))
     return data

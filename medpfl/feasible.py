@@ -29,10 +29,10 @@ def check_image(shape: tuple[int, ...]) -> None:
     """
     needed, there = _SCORING_BYTES * math.prod(shape), machine_memory()
     if needed > there:
+        fits = int((there // (_SCORING_BYTES * shape[0])) ** (1 / len(shape[1:])))
         raise ConfigurationError(
             f"preprocess.size={list(shape[1:])}: one image takes {_gb(needed)} to score, this "
-            f"machine has {_gb(there)}; choose a preprocess.size of at most "
-            f"{math.isqrt(there // (_SCORING_BYTES * shape[0]))}"
+            f"machine has {_gb(there)}; choose a preprocess.size of at most {fits}"
         )
 
 

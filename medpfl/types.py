@@ -8,7 +8,6 @@ Images are in [0, 1] at every interface; names ending in ``_norm`` are in the cl
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,10 +19,10 @@ from torch import Tensor, nn
 
 from medpfl.aggregates import Aggregate
 from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
+from medpfl.geometry import Geometry
+from medpfl.hollow import hollow
 from medpfl.outcomes import Status
 from medpfl.training import Forward, LocalTraining, forward_of
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,13 @@ class Truth:
         inputs: `(N, C, *S)` in [0, 1].
         labels: `(N,)` int64.
         ids: N image ids, as in the metrics table.
+        geometry: of each image, or None of one without; empty where none has one, as pictures.
     """
 
     inputs: Tensor
     labels: Tensor
     ids: tuple[str, ...]
+    geometry: tuple[Geometry | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,23 +112,7 @@ class ServerPayload:
 
     @cached_property
     def _networks(self) -> dict[bool, nn.Module]:
-        return {mode: _hollow(self.model).train(mode) for mode in (False, True)}
-
-
-def _hollow(model: nn.Module) -> nn.Module:
-    """Copy a network without its numbers, and without BatchNorm's updates of its statistics.
-
-    In train mode these updates do not enter the gradient, and ``vmap`` cannot make them in place.
-    In eval mode the network goes on using the statistics that it is given.
-    """
-    empty: dict[int, Tensor] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
-    for p in model.parameters():
-        empty[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
-    hollow = copy.deepcopy(model, dict(empty))
-    for module in hollow.modules():
-        if isinstance(module, _NORMS):
-            module.track_running_stats = False
-    return hollow
+        return {mode: hollow(self.model).train(mode) for mode in (False, True)}
 
 
 @dataclass(frozen=True)
@@ -143,8 +128,7 @@ class ClientUpdate:
         buffers: the client's buffers after training, BatchNorm's moved statistics among them; None
             but under the policy ``train_shared``.
         labels: `(N,)`; only a threat model that grants labels lets them through.
-        aggregate: of a mean of several clients' updates, what it is made of, and then
-            `local_training` names no order; None of one client's.
+        aggregate: of a mean over clients, what it is made of: then orders are here; else None.
     """
 
     kind: Literal["gradient", "delta"]
@@ -236,8 +220,7 @@ class Observation:
             where it has no defense. None where withheld, or where nobody knows.
         auxiliary: `(A, C, *S)` in [0, 1]: public images of the modality, none of them attacked; the
             same tensor for all updates. None where withheld.
-        aggregate: of a mean of several clients' updates, how many they are and what they were
-            rounded to, and where granted their sizes and orders; None of one client's.
+        aggregate: of a mean over clients, what is granted of it; None of one client's update.
     """
 
     capture_id: str
@@ -300,8 +283,7 @@ class Capture:
         facts: what the client's side knows, or None.
         round: rounds that the global model was trained for, counted from 0.
         client: number of the client, counted from 0; None where several are in it.
-        training: how the update was computed, whatever of it the attacker is told; None where
-            nobody knows.
+        training: how the update was computed, whatever the attacker is told; None: nobody knows.
         defense: the parameters of the client's defense, in the same way.
     """
 
@@ -374,18 +356,13 @@ class Reconstruction:
     runner_up: Tensor | None = field(default=None, repr=False)
 
 
-_BY_COLUMN = ("measures", "defense", "bounds")
-
-
 @dataclass(frozen=True)
 class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
-    Columns that came later have a default, NaN, None or no text: not computed, so that older
-    records can be read. `measures` holds what ``metrics.measures`` asks for, `defense` what a
-    defense did (`DEFENSE_COLUMNS`) and `bounds` what no attack exceeds
-    (`medpfl.bounds.columns`), each
-    value by its own column, where there are any.
+    Columns that came later have a default, NaN, None or no text, so that older records can be read.
+    Of these, `measures` (``metrics.measures``), `defense` (`DEFENSE_COLUMNS`) and `bounds`
+    (`medpfl.bounds.columns`) hold values by their own column, where there are any.
 
     Of an image whose truth nobody knows, everything that needs the truth is NaN, None or no text.
     Its `success` is False here, as it counts for nothing, and empty in the record: ask `judged`.
@@ -437,7 +414,7 @@ class ImageScore:
     @classmethod
     def fixed_columns(cls) -> tuple[str, ...]:
         """Return the columns that every table has, in order."""
-        return tuple(f.name for f in fields(cls) if f.name not in _BY_COLUMN)
+        return tuple(f.name for f in fields(cls) if f.name not in ("measures", "defense", "bounds"))
 
     @property
     def judged(self) -> bool:

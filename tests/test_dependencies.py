@@ -23,6 +23,11 @@ USED_BY_NAME = {
     "build": ("tests/test_packaging.py", '"build"'),
     "hydra-joblib-launcher": ("tests/test_resume_command.py", "hydra/launcher=joblib"),
     "mypy": ("Makefile", "/mypy"),
+    # Plugins of pydicom, which looks for them itself.
+    "pylibjpeg": ("medpfl/data/dicom/header.py", "medpfl[dicom]"),
+    "pylibjpeg-libjpeg": ("medpfl/data/dicom/header.py", "medpfl[dicom]"),
+    "pylibjpeg-openjpeg": ("medpfl/data/dicom/header.py", "medpfl[dicom]"),
+    "pylibjpeg-rle": ("medpfl/data/dicom/header.py", "medpfl[dicom]"),
     "pytest-timeout": ("pyproject.toml", "\ntimeout = "),
     "pytest-xdist": ("pyproject.toml", "--numprocesses"),
     "ruff": ("Makefile", "/ruff"),
@@ -75,15 +80,16 @@ def test_the_walk_sees_every_way_to_import(tmp_path: Path) -> None:
 
 def test_the_package_imports_what_it_declares_and_nothing_else() -> None:
     # Of extras: where they are used, they are there.
-    optional = {"breaching", "flwr", "nvflare", "opacus"}
-    extras = declared(EXTRAS["bench"] + EXTRAS["flower"] + EXTRAS["nvflare"])
+    optional = {"breaching", "flwr", "nvflare", "opacus", "pynrrd"}
+    named = ("bench", "flower", "nvflare", "nrrd")
+    extras = declared(name for extra in named for name in EXTRAS[extra])
     assert optional == extras | (declared(EXTRAS["dev"]) & {"opacus"})
     assert PACKAGE - optional == declared(PROJECT["dependencies"])
 
 
 def test_the_tests_import_what_is_declared() -> None:
     known = declared([*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["bench"]])
-    known |= declared([*EXTRAS["flower"], *EXTRAS["nvflare"]])
+    known |= declared([*EXTRAS["flower"], *EXTRAS["nvflare"], *EXTRAS["nrrd"]])
     assert known >= TESTS
     assert declared(EXTRAS["dev"]) & declared(PROJECT["dependencies"]) == set()
 

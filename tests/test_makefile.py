@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 NOTE = '#!/bin/sh\necho "$(basename "$0") $*" >> "$NOTES"\n'
 PIP = "python -m pip --disable-pip-version-check --no-input install --constraint constraints.txt"
+DEV = ".[dev,dicom,nrrd,flower,nvflare]"
 
 
 @pytest.fixture
@@ -55,11 +56,11 @@ def test_the_first_run_installs_and_later_ones_do_not(checkout: Path) -> None:
         "medpfl attack=dlg n_images=4",
     ]
     assert make(checkout, "run") == ["medpfl"]
-    assert make(checkout, "test") == [f"{PIP} --editable .[dev,flower,nvflare]", "python -m pytest"]
+    assert make(checkout, "test") == [f"{PIP} --editable {DEV}", "python -m pytest"]
     assert make(checkout, "run") == ["medpfl"]
 
 
-@pytest.mark.parametrize(("target", "what"), [("run", "."), ("test", ".[dev,flower,nvflare]")])
+@pytest.mark.parametrize(("target", "what"), [("run", "."), ("test", DEV)])
 def test_pytorch_alone_comes_from_an_index_that_is_named(
     checkout: Path, target: str, what: str
 ) -> None:

@@ -184,10 +184,9 @@ def test_lenet_names_the_smallest_size_and_takes_it():
     assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 4)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_volumes_are_refused(name):
-    with pytest.raises(ConfigurationError, match=rf"{name} takes pictures"):
-        from_conf(name).build(spec_of(1, 16, 16, 16), seeded())
+def test_volumes_are_refused():
+    with pytest.raises(ConfigurationError, match="resnet18 takes pictures"):
+        from_conf("resnet18").build(spec_of(1, 16, 16, 16), seeded())
 
 
 def test_imagenet_head_has_1000_classes():

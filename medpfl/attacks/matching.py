@@ -95,7 +95,9 @@ class MatchingObjective:
         self._chain: ChainMatching | None = None
         whole = gradient is mean_gradient and self._names == list(self._shapes)
         plain = whole and self._update.is_one_gradient(unknowns.images)
-        if isinstance(payload.model, SigmoidCNN) and plain:
+        # What is written out by hand is for pictures; volumes take the general way.
+        pictures = len(unknowns.image_shape) == 3
+        if isinstance(payload.model, SigmoidCNN) and plain and pictures:
             self._chain = ChainMatching(
                 model=payload.model,
                 unknowns=unknowns,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medpfl.data.preprocess import Preprocess
 from medpfl.errors import DataError
+from medpfl.geometry import Geometry
 from medpfl.types import DataSpec
 
 OnError = Literal["raise", "skip"]
@@ -31,6 +32,7 @@ class ImageSet:
         folders: of each image the first folder below its class folder, such as a hospital's, and
             nothing where it lies directly in it; empty where images are not files. Hashed where
             ids are.
+        place: maps an index to where the image's voxels lie; None for pictures.
     """
 
     ids: tuple[str, ...]
@@ -38,9 +40,18 @@ class ImageSet:
     read: Callable[[int], Tensor] = field(repr=False)
     on_error: OnError = "raise"
     folders: tuple[str, ...] = ()
+    place: Callable[[int], Geometry | None] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def geometry(self, indices: Sequence[int]) -> tuple[Geometry | None, ...]:
+        """Return where the voxels of these images lie, and nothing for pictures.
+
+        Raises:
+            DataError: if a file cannot be read.
+        """
+        return () if self.place is None else tuple(self.place(index) for index in indices)
 
     def load(self, index: int) -> Tensor:
         """Read and preprocess one image.

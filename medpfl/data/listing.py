@@ -15,6 +15,7 @@ from medpfl.data.dataset import ImageSet, OnError
 from medpfl.data.ids import Naming
 from medpfl.data.images import IMAGE_SUFFIXES
 from medpfl.errors import DataError
+from medpfl.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class FileList:
 
     Args:
         paths: the files; within a class sorted by name, as ``torchvision``'s ``ImageFolder`` does.
+            Of a file with several images, one path an image that begins with the file's.
         labels: one an image.
         ids: one an image, as `Naming.ids` gives them.
         titles: what messages call the files.
@@ -56,14 +58,20 @@ class FileList:
         """Return the files that are not among these paths."""
         return self.keep(i for i, path in enumerate(self.paths) if path not in paths)
 
-    def image_set(self, read: Callable[[Path], Tensor], on_error: OnError) -> ImageSet:
-        """Return the files as images that are read when they are asked for."""
+    def image_set(
+        self,
+        read: Callable[[Path], Tensor],
+        on_error: OnError,
+        place: Callable[[Path], Geometry | None] | None = None,
+    ) -> ImageSet:
+        """Return the files as images that are read, and placed, when they are asked for."""
         return ImageSet(
             ids=self.ids,
             labels=torch.tensor(self.labels, dtype=torch.int64),
             read=lambda index: read(self.paths[index]).clone(),
             on_error=on_error,
             folders=self.folders,
+            place=None if place is None else lambda index: place(self.paths[index]),
         )
 
 
@@ -73,7 +81,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     Raises:
         OSError: the folder cannot be listed.
     """
-    return tuple(name for name in subfolders(folder) if not _hidden(name))
+    return tuple(name for name in subfolders(folder) if not is_hidden(name))
 
 
 def list_images(
@@ -106,7 +114,7 @@ def list_images(
     for label, name in enumerate(classes):
         place = folder / name
         with looking(f"{setting}: {printable(place)}"):
-            files, closed = _files_below(place)
+            files, closed = files_below(place)
         if closed and on_error == "raise":
             raise DataError(f"{setting}: {_closed_to_us(place, closed)}")
         if closed:
@@ -130,7 +138,7 @@ def list_images(
     )
 
 
-def _files_below(folder: Path) -> tuple[list[Path], int]:
+def files_below(folder: Path) -> tuple[list[Path], int]:
     """Return the visible files below a class folder, and how many folders could not be listed.
 
     Links to files are followed, links to folders inside are not.
@@ -143,7 +151,7 @@ def _files_below(folder: Path) -> tuple[list[Path], int]:
     waiting = [entries(folder)]
     while waiting:
         for entry in waiting.pop():
-            if _hidden(entry.name):
+            if is_hidden(entry.name):
                 continue
             try:
                 if entry.is_dir(follow_symlinks=False):
@@ -181,5 +189,6 @@ def _no_images(folder: Path, others: int, closed: int) -> str:
     )
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Tell whether a name is none of the user's: a hidden file's, or an archive's own."""
     return name.startswith((".", "__MACOSX"))

@@ -1,7 +1,8 @@
-"""From a picture of any size to one example of the experiment."""
+"""From a picture or a volume of any size to one example of the experiment."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -13,11 +14,13 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from medpfl.data.images import with_channels
+from medpfl.data.volumes.grid import Grid, cut_or_pad, resampled
 from medpfl.errors import ConfigurationError
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
 
 ChannelValues = tuple[float, ...] | Literal["train"] | None
+Resize = Literal["squash", "crop", "keep"]
 Side = Annotated[int, Range(1, 1_000_000)]
 # Pixels lie in [0, 1]: far beyond it float32 has no digits left for them.
 Mean = Annotated[float, Range(-1e4, 1e4)]
@@ -26,11 +29,13 @@ Std = Annotated[float, Range(1e-4, 1e4)]
 
 @checked("preprocess")
 class Preprocess:
-    """Resize pictures and fix their channels; hold the client's normalisation.
+    """Resize pictures or volumes and fix their channels; hold the client's normalisation.
 
     Args:
-        size: height and width in pixels, or one number for both.
-        resize: ``squash`` ignores the aspect ratio; ``crop`` keeps it and cuts the centre out.
+        size: height and width in pixels, of volumes depth, height and width; or one number for all.
+        resize: ``squash`` ignores the aspect ratio; ``crop`` keeps it, of volumes in millimetres,
+            and cuts the centre out; ``keep`` leaves pixels as they are, cuts the centre out or
+            pads it with black.
         channels: 1 or 3; grey pictures are repeated over 3 channels.
         mean: what the client subtracts, one number a channel; None for nothing, ``train`` for the
             training split's own.
@@ -40,9 +45,8 @@ class Preprocess:
         ConfigurationError: if a setting leaves the range above.
     """
 
-    height: int
-    width: int
-    resize: Literal["squash", "crop"]
+    sides: tuple[int, ...]
+    resize: Resize
     channels: int
     mean: ChannelValues
     std: ChannelValues
@@ -51,35 +55,84 @@ class Preprocess:
         self,
         *,
         size: Side | Sequence[Side] = 32,
-        resize: Literal["squash", "crop"] = "squash",
+        resize: Resize = "squash",
         channels: int = 3,
         mean: Sequence[Mean] | Literal["train"] | None = None,
         std: Sequence[Std] | Literal["train"] | None = None,
     ) -> None:
-        if resize not in ("squash", "crop"):
-            raise ConfigurationError(f"preprocess.resize is {resize!r}: use squash or crop")
+        if resize not in ("squash", "crop", "keep"):
+            raise ConfigurationError(f"preprocess.resize is {resize!r}: use squash, crop or keep")
         if channels not in (1, 3):
             raise ConfigurationError(f"preprocess.channels is {channels!r}: use 1 or 3")
-        self.height, self.width = _height_width(size)
+        self._size = size if isinstance(size, int) else tuple(size)
+        self.sides = (size,) * 2 if isinstance(size, int) else tuple(size)
+        if len(self.sides) not in (2, 3):
+            raise ConfigurationError(
+                f"preprocess.size is {size}: give one number, [height, width] or, for volumes, "
+                "[depth, height, width]"
+            )
         self.resize = resize
         self.channels = channels
         self.mean = _channel_values("mean", mean, channels)
         self.std = _channel_values("std", std, channels)
 
+    def over(self, dimensions: int) -> Preprocess:
+        """Return it for data of 2 or 3 dimensions, over all of which one number of a size holds.
+
+        Raises:
+            ConfigurationError: another number of sides was given.
+        """
+        fitting = copy.copy(self)
+        if isinstance(self._size, int):
+            fitting.sides = (self._size,) * dimensions
+        if len(fitting.sides) != dimensions:
+            kind, order = {
+                2: ("pictures", "height, width"),
+                3: ("volumes", "depth, height, width"),
+            }[dimensions]
+            raise ConfigurationError(
+                f"preprocess.size is {list(self.sides)}, and the dataset has {kind}: give one "
+                f"number or [{order}]"
+            )
+        return fitting
+
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example, `(C, H, W)`."""
-        return (self.channels, self.height, self.width)
+        """The shape of one example, `(C, *S)`."""
+        return (self.channels, *self.sides)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Turn a picture into one example: `(C, H, W)` float32 in [0, 1], not normalised."""
         image = with_channels(image, self.channels)
-        size = [self.height, self.width]
+        size = list(self.sides)
         if self.resize == "squash":
             image = _bilinear(image, size)
-        else:
+        elif self.resize == "crop":
             image = transforms.center_crop(_bilinear(image, _covering(image, *size)), size)
+        else:
+            image = transforms.center_crop(image, size)
         return _to_tensor(image).expand(self.shape).contiguous()
+
+    def volume(self, grid: Grid) -> Grid:
+        """Return a volume on the grid of an example, in `(X, Y, Z)`; see `Grid.example`.
+
+        Args:
+            grid: a volume in [0, 1].
+        """
+        sizes = self.sides[::-1]
+        if self.resize == "keep":
+            return cut_or_pad(grid, sizes)
+        wanted, there = np.asarray(sizes), np.asarray(grid.values.shape)
+        if self.resize == "squash":
+            return resampled(grid, sizes, there / wanted)
+        spacing = float((there * grid.spacing_mm / wanted).min())
+        factors = spacing / grid.spacing_mm
+        covering = np.maximum(wanted, np.floor(there / factors + 1e-6).astype(int))
+        return cut_or_pad(resampled(grid, covering.tolist(), factors), sizes)
+
+    def example(self, grid: Grid) -> Tensor:
+        """Turn a volume on the grid of an example into one: `(C, D, H, W)` float32 in [0, 1]."""
+        return grid.example().expand(self.shape).contiguous()
 
 
 def _bilinear(image: Image.Image, size: list[int]) -> Image.Image:
@@ -104,13 +157,6 @@ def _to_tensor(image: Image.Image) -> Tensor:
     if image.mode != "F":
         values /= 255
     return torch.from_numpy(np.atleast_3d(values)).permute(2, 0, 1)
-
-
-def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2:
-        raise ConfigurationError(f"preprocess.size is {size}: give one number or [height, width]")
-    return sides[0], sides[1]
 
 
 def _channel_values(

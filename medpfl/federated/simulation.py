@@ -75,7 +75,7 @@ class Simulation:
             training=f.local,
             sizes={n: len(shard) for n, shard in enumerate(self.shards)} if f.is_shared else {},
             rounds=f.rounds,
-            participants=self._crew.participants,
+            participants=lambda round_: self._crew.participants(round_),
             planned=self._wanted,
             are_sent=f.is_shared and f.batch_size is None,
             order_known="local_order" in self.threat.granted,
@@ -163,6 +163,7 @@ class Simulation:
             inputs=torch.stack([images.load(i) for i in indices]),
             labels=images.labels[indices],
             ids=planned.image_ids,
+            geometry=images.geometry(indices),
         )
 
     def sample(self) -> Capture:
@@ -320,7 +321,11 @@ class Simulation:
 
     @cached_property
     def _sender(self) -> Sender:
-        return replace(self._crew.sender, defense=self.account.defense)
+        return self._sending(self.account.defense)
+
+    def _sending(self, defense: Defenses) -> Sender:
+        client = Client(spec=self.data.spec, device=self.device, training=self.federation.local)
+        return Sender(client=client, defense=defense, seed=self.seed)
 
     @cached_property
     def _rounds(self) -> Rounds:
@@ -329,11 +334,10 @@ class Simulation:
     @cached_property
     def _crew(self) -> Rounds:
         """Who takes part, and when; what that costs in privacy is not known yet."""
-        client = Client(spec=self.data.spec, device=self.device, training=self.federation.local)
         return Rounds(
             images=self.data.images,
             shards=self.shards if self.federation.is_shared else (),
-            sender=Sender(client=client, defense=self.defense, seed=self.seed),
+            sender=self._sending(self.defense),
             count=self.federation.rounds,
             clients_per_round=self.federation.clients_per_round,
             lr=self.federation.local.lr,

@@ -3,6 +3,7 @@
 from medpfl.models.base import ModelFactory
 from medpfl.models.lenet import LeNet
 from medpfl.models.resnet import ResNet18
+from medpfl.models.resnet3d import ResNet18Volume
 from medpfl.models.sigmoid_cnn import CPLCNN, DLGCNN, IDLGCNN
 from medpfl.models.structure import last_linear
 from medpfl.models.torchvision_model import TorchvisionModel
@@ -14,6 +15,7 @@ __all__ = [
     "LeNet",
     "ModelFactory",
     "ResNet18",
+    "ResNet18Volume",
     "TorchvisionModel",
     "last_linear",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from torch import nn
 
 from medpfl.models.base import NetworkFactory
-from medpfl.models.windows import Window, feature_size
+from medpfl.models.windows import Window, convolution_over, feature_size
 from medpfl.settings.hints import checked
 from medpfl.types import DataSpec
 
@@ -28,21 +29,24 @@ class LeNet(NetworkFactory):
         Sigmoids stand where the original has scaled hyperbolic tangents: smooth likewise, which
         gradient matching needs, and positive, which the iDLG label rule needs of the features
         before the last layer. Pooling has no weights, and every channel of the second
-        convolution reads all six of the first.
+        convolution reads all six of the first. On volumes convolutions and pooling are
+        three-dimensional.
     """
 
     def construct(self, spec: DataSpec) -> nn.Module:
         """Return the network with torch's own initial parameters."""
-        height, width = feature_size(spec, _WINDOWS, "lenet")
+        size = feature_size(spec, _WINDOWS, "lenet")
+        convolution = convolution_over(size)
+        pool = nn.AvgPool2d if convolution is nn.Conv2d else nn.AvgPool3d
         layers: list[tuple[str, nn.Module]] = [
-            ("conv1", nn.Conv2d(spec.shape[0], 6, 5)),
+            ("conv1", convolution(spec.shape[0], 6, 5)),
             ("act1", nn.Sigmoid()),
-            ("pool1", nn.AvgPool2d(2)),
-            ("conv2", nn.Conv2d(6, 16, 5)),
+            ("pool1", pool(2)),
+            ("conv2", convolution(6, 16, 5)),
             ("act2", nn.Sigmoid()),
-            ("pool2", nn.AvgPool2d(2)),
+            ("pool2", pool(2)),
             ("flatten", nn.Flatten()),
-            ("fc1", nn.Linear(16 * height * width, 120)),
+            ("fc1", nn.Linear(16 * math.prod(size), 120)),
             ("act3", nn.Sigmoid()),
             ("fc2", nn.Linear(120, 84)),
             ("act4", nn.Sigmoid()),

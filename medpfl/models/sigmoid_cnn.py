@@ -1,7 +1,11 @@
-"""The papers' small CNNs: convolutions with sigmoids, then one fully connected layer."""
+"""The papers' small CNNs: convolutions with sigmoids, then one fully connected layer.
+
+On volumes their convolutions are three-dimensional, and all else is as published for pictures.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from medpfl.models.base import NetworkFactory
-from medpfl.models.windows import Window, feature_size
+from medpfl.models.windows import Window, convolution_over, feature_size
 from medpfl.settings.hints import checked
 from medpfl.types import DataSpec
 
@@ -31,7 +35,7 @@ class SigmoidCNN(nn.Module):
     Args:
         convolutions: in running order.
         in_channels: C.
-        size: `(h, w)` of the last convolution's output.
+        size: `*S` of the last convolution's output; as many sides as the data have.
         num_classes: K.
     """
 
@@ -40,20 +44,20 @@ class SigmoidCNN(nn.Module):
         *,
         convolutions: Sequence[Convolution],
         in_channels: int,
-        size: tuple[int, int],
+        size: tuple[int, ...],
         num_classes: int,
     ) -> None:
         super().__init__()
         self.body = nn.Sequential()
-        channels = in_channels
+        layer, channels = convolution_over(size), in_channels
         for c in convolutions:
-            self.body.append(nn.Conv2d(channels, c.channels, c.kernel, c.stride, c.padding))
+            self.body.append(layer(channels, c.channels, c.kernel, c.stride, c.padding))
             self.body.append(nn.Sigmoid())
             channels = c.channels
-        self.fc = nn.Linear(channels * size[0] * size[1], num_classes)
+        self.fc = nn.Linear(channels * math.prod(size), num_classes)
 
     def forward(self, inputs_norm: Tensor) -> Tensor:
-        """Return logits; `(N, C, H, W)` to `(N, K)`."""
+        """Return logits; `(N, C, *S)` to `(N, K)`."""
         logits: Tensor = self.fc(self.body(inputs_norm).flatten(1))
         return logits
 

@@ -1,9 +1,11 @@
-"""What sliding windows (convolution, pooling) make of a picture's size."""
+"""What sliding windows (convolution, pooling) make of the size of a picture or volume."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from torch import nn
 
 from medpfl.errors import ConfigurationError
 from medpfl.types import DataSpec
@@ -11,7 +13,7 @@ from medpfl.types import DataSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A square window that slides over a picture.
+    """A square or cubic window that slides over a picture or volume.
 
     Args:
         kernel: side of the window, at least 1.
@@ -42,29 +44,37 @@ def picture_size(spec: DataSpec, network: str) -> tuple[int, int]:
     return spec.shape[1], spec.shape[2]
 
 
-def feature_size(spec: DataSpec, windows: Sequence[Window], network: str) -> tuple[int, int]:
-    """Return the height and width that the windows, one after another, leave of a picture.
+def convolution_over(size: Sequence[int]) -> type[nn.Conv2d | nn.Conv3d]:
+    """Return the convolution over as many dimensions as there are sides: 2 or 3."""
+    return nn.Conv3d if len(size) == 3 else nn.Conv2d
+
+
+def feature_size(spec: DataSpec, windows: Sequence[Window], network: str) -> tuple[int, ...]:
+    """Return the sides that the windows, one after another, leave of a picture or volume.
 
     Args:
-        spec: the data; its shape must be `(C, H, W)`.
+        spec: the data; its shape must be `(C, H, W)` or `(C, D, H, W)`.
         windows: in running order.
         network: its name, for the message.
 
     Returns:
-        `(h, w)`, both at least 1.
+        As many sides as the data have, each at least 1.
 
     Raises:
-        ConfigurationError: the picture is too small, or is none.
+        ConfigurationError: the data are too small, or neither pictures nor volumes.
     """
-    height, width = picture_size(spec, network)
+    sides: tuple[int, ...] = spec.shape[1:]
+    if len(sides) != 3:
+        sides = picture_size(spec, network)
     smallest = 1
     for window in reversed(windows):
         smallest = window.smallest_input(smallest)
-    if min(height, width) < smallest:
+    if min(sides) < smallest:
+        kind = "volumes" if len(sides) == 3 else "pictures"
         raise ConfigurationError(
-            f"{network} cannot take pictures of {height}x{width}: "
-            f"the smallest that works is {smallest}x{smallest}; set preprocess.size"
+            f"{network} cannot take {kind} of {'x'.join(map(str, sides))}: the smallest that works "
+            f"is {'x'.join([str(smallest)] * len(sides))}; set preprocess.size"
         )
     for window in windows:
-        height, width = window.output(height), window.output(width)
-    return height, width
+        sides = tuple(window.output(side) for side in sides)
+    return sides

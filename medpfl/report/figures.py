@@ -23,6 +23,7 @@ from torch import Tensor
 from medpfl._atomic import replacing
 from medpfl.outcomes import Grade
 from medpfl.report.palette import FAILURE, GRID, INK, MUTED, PARTIAL, SUCCESS, SYNTHETIC_INK
+from medpfl.report.planes import three_planes
 from medpfl.report.words import how_it_ended
 
 MAX_PAIRS = 24
@@ -259,10 +260,10 @@ def _counted(items: Sequence[GalleryItem], threshold: float) -> str:
 
 
 def as_picture(image: Array) -> npt.NDArray[Any]:
-    """Return `(H, W)` or `(H, W, 3)` in [0, 1]: of a volume `(C, D, H, W)` the middle slice."""
+    """Return `(H, W)` or `(H, W, 3)` in [0, 1]: of a volume `(C, D, H, W)` three slices."""
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if pixels.ndim == 4:
-        pixels = pixels[:, pixels.shape[1] // 2]
+        pixels = three_planes(pixels)
     pixels = np.clip(np.nan_to_num(pixels.astype(np.float64)), 0.0, 1.0)
     return pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 else pixels[0]
 

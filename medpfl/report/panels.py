@@ -6,10 +6,12 @@ import functools
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from medpfl.report.planes import three_planes
 from medpfl.report.words import how_it_ended
 from medpfl.types import ImageScore
 
@@ -28,8 +30,9 @@ def draw_panels(original: Tensor | None, reconstruction: Tensor, score: ImageSco
 
     Where nobody knows the image, the reconstruction stands alone.
 
-    Pixels are enlarged without smoothing, all three on the scale [0, 1]; a volume shows its middle
-    slice. One and three channels are shown as grey and as colours, other numbers as their mean.
+    Pixels are enlarged without smoothing, all three on the scale [0, 1]; a volume shows its three
+    middle slices. One and three channels are shown as grey and as colours, other numbers as their
+    mean.
 
     Args:
         original: `(C, *S)` in [0, 1], S of two or three sides, or None.
@@ -68,9 +71,9 @@ def _panel(image: Tensor) -> Image.Image:
 
 
 def _pixels(image: Tensor) -> NDArray[np.uint8]:
-    """Return `(C, H, W)` or the middle of `(C, D, H, W)` as `(H, W, 3)`."""
+    """Return `(C, H, W)`, or three slices of `(C, D, H, W)`, as `(H, W, 3)`."""
     if image.ndim == 4:
-        image = image[:, image.shape[1] // 2]
+        image = torch.from_numpy(three_planes(image.detach().cpu().numpy()))
     if image.shape[0] != 3:
         image = image.mean(dim=0, keepdim=True).expand(3, -1, -1)
     levels = (image.detach().cpu().clamp(0, 1) * 255).round().byte()

@@ -20,6 +20,7 @@ from medpfl._atomic import (
     write_text,
 )
 from medpfl.bounds.columns import BOUND_COLUMNS
+from medpfl.data.volumes.nifti import write_nifti
 from medpfl.errors import MedpflError
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.scoring import Judgement
@@ -180,7 +181,7 @@ class RunRecord:
         reconstruction: Reconstruction,
         judgement: Judgement,
     ) -> None:
-        """Put one finished update on disk: a PNG an image, then the arrays.
+        """Put one finished update on disk: a PNG an image, NIfTI of volumes, then the arrays.
 
         Args:
             capture: with the images behind it.
@@ -198,6 +199,7 @@ class RunRecord:
         kept, scores = _in_order(capture, reconstruction, judgement), judgement.scores
         with self.writing():
             self._draw(reconstruction.capture_id, kept)
+            self._write_volumes(reconstruction.capture_id, kept)
             save_victim(arrays, kept)
             self._victims.append((scores[0], arrays))
             self._scores.extend(scores)
@@ -294,6 +296,15 @@ class RunRecord:
             with replacing(self._path(name, ".png")) as file:
                 sheet.save(file, format="PNG", compress_level=1)
 
+    def _write_volumes(self, capture_id: str, kept: VictimRecord) -> None:
+        """Write volumes whose place is known, so that a viewer lays one over the other."""
+        for number, geometry in enumerate(kept.geometry):
+            if geometry is None:
+                continue
+            name = f"{capture_id}/{kept.scores[number].image_id}"
+            write_nifti(self._path(name, ".nii.gz"), kept.reconstruction[number], geometry)
+            write_nifti(self._path(name, ".original.nii.gz"), kept.original[number], geometry)
+
     def _write_table(self) -> None:
         scores = self.scores
         defense = [n for n in DEFENSE_COLUMNS if any(n in score.defense for score in scores)]
@@ -329,4 +340,5 @@ def _in_order(
         trace=None if trace is None else replace(trace, inputs=trace.inputs.cpu()[:, order]),
         ssim_trace=judgement.ssim_trace,
         left=judgement.left,
+        geometry=() if truth is None else truth.geometry,
     )

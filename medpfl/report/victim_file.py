@@ -24,6 +24,7 @@ from torch import Tensor
 from medpfl._atomic import replacing
 from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.errors import MedpflError
+from medpfl.geometry import Geometry
 from medpfl.types import DEFENSE_COLUMNS, ImageScore, Trace
 
 _CLEAN_PIECE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")
@@ -48,6 +49,7 @@ _UNREADABLE = (
     TypeError,
     ValueError,
 )
+_NOWHERE = np.zeros((4, 4))
 _TEXT_FIELDS = frozenset({"capture_id", "image_id", "status", "grade", "grade_mean_image"})
 
 
@@ -62,6 +64,7 @@ class VictimRecord:
         trace: how the reconstruction came about, its images in the same order, or None.
         ssim_trace: `(T,)` mean SSIM at the trace's steps, or None.
         left: `(N, C, *S)`: what the update leaves open of each pixel, or None.
+        geometry: where the voxels of each original lie; empty of pictures.
     """
 
     original: Tensor
@@ -70,6 +73,7 @@ class VictimRecord:
     trace: Trace | None
     ssim_trace: Tensor | None
     left: Tensor | None = None
+    geometry: tuple[Geometry | None, ...] = ()
 
     @property
     def originals(self) -> tuple[Tensor | None, ...]:
@@ -113,6 +117,9 @@ def save_victim(path: Path, record: VictimRecord) -> None:
         arrays["ssim_trace"] = _array(record.ssim_trace)
     if record.left is not None:
         arrays["left"] = _array(record.left)
+    if any(record.geometry):
+        arrays["affine"] = np.stack([_NOWHERE if g is None else g.affine for g in record.geometry])
+        arrays["stored"] = np.array(["" if g is None else g.stored for g in record.geometry])
     with replacing(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -149,6 +156,7 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> VictimRecord:
         trace=trace,
         ssim_trace=ssim_trace,
         left=torch.from_numpy(arrays["left"]) if "left" in arrays else None,
+        geometry=_geometry(arrays),
     )
     images = (record.original, record.reconstruction)
     known = any(score.judged for score in record.scores)
@@ -162,6 +170,17 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> VictimRecord:
     if any(image.dtype is not torch.float32 or not image.isfinite().all() for image in images):
         raise ValueError("originals or reconstructions are not finite float32 numbers")
     return record
+
+
+def _geometry(arrays: dict[str, NDArray[np.generic]]) -> tuple[Geometry | None, ...]:
+    if "affine" not in arrays:
+        return ()
+    affines = torch.from_numpy(arrays["affine"]).double()
+    stored = [str(letters) for letters in arrays["stored"]]
+    if affines.shape != (len(stored), 4, 4) or len(stored) != len(arrays["original"]):
+        raise ValueError("places and images do not go together")
+    pairs = zip(affines, stored, strict=True)
+    return tuple(Geometry(affine, letters) if letters else None for affine, letters in pairs)
 
 
 def _scores_to_json(scores: Sequence[ImageScore]) -> str:

@@ -23,9 +23,12 @@ from medpfl.attacks.distances import Cosine, NormalisedError, SquaredError
 from medpfl.attacks.problem import Problem
 from medpfl.types import DefenseFacts
 
-# Entries sent for each unknown, below which an image is left open: many say the same.
+# Entries sent for each unknown, below which an image is left open: many say the same. Measured on
+# dlg_cnn with 1,024 pixels: of 1,482 entries the largest determine 75 % of these, random ones all;
+# of 2,965 both do.
 _ENOUGH = 2.0
-# Relative to what was sent: how far an image may miss it for the sake of its smoothness.
+# Relative to what was sent: how far an image may miss it for the sake of its smoothness. Measured
+# on two images of a test split, top-k 10 %: mean SSIM 0.40 at 1e-3, 0.80 at 1e-4, 0.83 at 1e-5.
 _MISMATCH = 1e-5
 
 

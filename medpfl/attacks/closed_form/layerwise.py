@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.grad import conv2d_input
+from torch.nn.grad import conv2d_input, conv3d_input
 
 # Added to the normal matrix, relative to its mean diagonal: below the client's float32 rounding.
 _DAMPING = 1e-13
@@ -30,7 +30,16 @@ _DAMPING = 1e-13
 # 10, 2e-4 at 100 and above.
 _GRADIENT_WEIGHT = 100.0
 _REFINEMENTS = 2
+# In three dimensions torch copies every window of every image that it convolves in float64.
+_ROWS_AT_ONCE = 128
+# By the axes of a weight, two more than those of an image.
+_CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}
+_PLACE = {4: functional.conv_transpose2d, 5: functional.conv_transpose3d}
+_CARRY_BACK = {4: conv2d_input, 5: conv3d_input}
 _OPEN_INTERVAL = 1e-9
+
+
+Convolution = nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
@@ -39,49 +48,67 @@ class ConvolutionInverse:
 
     Args:
         layer: the convolution.
-        weight: its weight, `(C_out, C_in, k, k)` float64.
+        weight: its weight, `(C_out, C_in, *k)` float64.
         bias: its bias, `(C_out,)` float64.
-        shape: `(C_in, H, W)` of its input.
-        forward_normal: `(n, n)` with n = C_in H W: the normal matrix of the forward equations.
-        patches: `(H W, k k, L)`: which pixel of one channel lies where in each of the L windows.
+        shape: `(C_in, *S)` of its input.
+        forward_normal: `(n, n)`, n the input's entries: the normal matrix of the forward equations.
     """
 
-    layer: nn.Conv2d
+    layer: Convolution
     weight: Tensor
     bias: Tensor
     shape: Sequence[int]
     forward_normal: Tensor
-    patches: Tensor
 
     @classmethod
     def prepare(
-        cls, layer: nn.Conv2d, weight: Tensor, bias: Tensor, shape: Sequence[int]
+        cls, layer: Convolution, weight: Tensor, bias: Tensor, shape: Sequence[int]
     ) -> ConvolutionInverse:
         """Compute the network's part of the equations; `shape` is that of the layer's input."""
         weight, bias = weight.double(), bias.double()
-        n, pixels = torch.Size(shape).numel(), shape[1] * shape[2]
-        basis = torch.eye(n, dtype=torch.float64, device=weight.device).reshape(n, *shape)
-        image = functional.conv2d(basis, weight, stride=layer.stride, padding=layer.padding)
-        normal = _transposed(layer, weight, image, shape).reshape(n, n)
-        single = torch.eye(pixels, dtype=torch.float64, device=weight.device)
-        patches = functional.unfold(
-            single.reshape(pixels, 1, *shape[1:]),
-            layer.kernel_size,
-            padding=numeric_padding(layer),
-            stride=layer.stride,
+        n = torch.Size(shape).numel()
+        normal = torch.empty(n, n, dtype=torch.float64, device=weight.device)
+        for first in range(0, n, _ROWS_AT_ONCE):
+            rows = normal[first : first + _ROWS_AT_ONCE]
+            basis = torch.zeros_like(rows)
+            basis.diagonal(first).fill_(1)
+            image = convolved(layer, basis.reshape(-1, *shape), weight)
+            rows.copy_(_transposed(layer, weight, image, shape).flatten(1))
+        return cls(layer, weight, bias, shape, normal)
+
+    def windows(self, delta: Tensor) -> Tensor:
+        """Return the weight-gradient equations of any one input channel, `(C_out k.., pixels)`.
+
+        Row (o, j) holds, where pixel p lies at place j of a window, what `delta` `(C_out, *S')`
+        has for output channel o of that window.
+        """
+        kernel, sides = self.weight.shape[2:], self.shape[1:]
+        places = kernel.numel()
+        at = torch.eye(places, dtype=delta.dtype, device=delta.device).reshape(1, places, *kernel)
+        padding, axes = numeric_padding(self.layer), range(len(kernel))
+        spans = [
+            (delta.shape[1 + a] - 1) * self.layer.stride[a] - 2 * padding[a] + kernel[a]
+            for a in axes
+        ]
+        placed = _PLACE[self.weight.ndim](
+            delta.unsqueeze(1),
+            at,
+            stride=self.layer.stride,
+            padding=padding,
+            output_padding=[side - span for side, span in zip(sides, spans, strict=True)],
         )
-        return cls(layer, weight, bias, shape, normal, patches)
+        return placed.flatten(2).flatten(0, 1)
 
     def solve(self, output: Tensor, above: Tensor, weight_gradient: Tensor) -> tuple[Tensor, float]:
         """Return the layer's input and the relative residual of its equations.
 
         Args:
-            output: `(C_out, H', W')`: the sigmoid of what the convolution gives.
-            above: `(C_out, H', W')`: gradient of the loss with respect to `output`.
-            weight_gradient: `(C_out, C_in, k, k)`.
+            output: `(C_out, *S')`: the sigmoid of what the convolution gives.
+            above: `(C_out, *S')`: gradient of the loss with respect to `output`.
+            weight_gradient: `(C_out, C_in, *k)`.
         """
         output = output.clamp(_OPEN_INTERVAL, 1 - _OPEN_INTERVAL)
-        wanted_output = output.logit() - self.bias.reshape(-1, 1, 1)
+        wanted_output = output.logit() - self.bias.reshape(-1, *[1] * (output.ndim - 1))
         delta = above * output * (1 - output)
         system = _Equations.balanced(self, delta)
         wanted = (wanted_output, weight_gradient.double() * system.balance)
@@ -95,7 +122,7 @@ class ConvolutionInverse:
         return solution, _norm(*error) / max(_norm(*wanted), 1e-300)
 
     def gradient_below(self, output: Tensor, above: Tensor) -> Tensor:
-        """Return the gradient of the loss with respect to the layer's input, `(C_in, H, W)`."""
+        """Return the gradient of the loss with respect to the layer's input, `(C_in, *S)`."""
         delta = above * output * (1 - output)
         return _transposed(self.layer, self.weight, delta.unsqueeze(0), self.shape).squeeze(0)
 
@@ -106,7 +133,7 @@ class _Equations:
 
     Args:
         inverse: the layer.
-        windows: `(C_out k k, H W)`: the weight-gradient equations of any one channel.
+        windows: `(C_out k.., pixels)`: the weight-gradient equations of any one channel.
         balance: factor on these equations that gives them `_GRADIENT_WEIGHT` times the weight.
     """
 
@@ -116,7 +143,7 @@ class _Equations:
 
     @classmethod
     def balanced(cls, inverse: ConvolutionInverse, delta: Tensor) -> _Equations:
-        windows = torch.einsum("nkl,ol->okn", inverse.patches, delta.flatten(1)).flatten(0, 1)
+        windows = inverse.windows(delta)
         forward = inverse.forward_normal.diagonal().sum()
         backward = windows.square().sum() * inverse.shape[0]
         balance = _GRADIENT_WEIGHT * float((forward / backward.clamp_min(1e-300)).sqrt())
@@ -134,33 +161,39 @@ class _Equations:
         return factor
 
     def apply(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what both sets of equations give for a layer input `(C_in, H, W)`."""
+        """Return what both sets of equations give for a layer input `(C_in, *S)`."""
         layer, weight = self.inverse.layer, self.inverse.weight
-        forward = functional.conv2d(
-            inputs.unsqueeze(0), weight, stride=layer.stride, padding=layer.padding
-        ).squeeze(0)
-        per_channel = self.windows @ inputs.flatten(1).T  # (C_out k k, C_in)
-        out, _, k, _ = weight.shape
-        return forward, per_channel.reshape(out, k, k, -1).permute(0, 3, 1, 2)
+        forward = convolved(layer, inputs.unsqueeze(0), weight).squeeze(0)
+        per_channel = self.windows @ inputs.flatten(1).T  # (C_out k.., C_in)
+        return forward, per_channel.reshape(len(weight), *weight.shape[2:], -1).movedim(-1, 1)
 
     def transposed(self, forward: Tensor, backward: Tensor) -> Tensor:
-        """Return the transposed equations applied to one error of each set, `(C_in, H, W)`."""
+        """Return the transposed equations applied to one error of each set, `(C_in, *S)`."""
         inverse = self.inverse
         first = _transposed(inverse.layer, inverse.weight, forward.unsqueeze(0), inverse.shape)
-        columns = backward.permute(0, 2, 3, 1).flatten(0, 2)
+        columns = backward.movedim(1, -1).flatten(0, -2)
         return first.squeeze(0) + (columns.T @ self.windows).reshape(inverse.shape)
 
 
-def _transposed(layer: nn.Conv2d, weight: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
+def convolved(
+    layer: Convolution, inputs: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Return what a convolution of other numbers gives, `(N, C_out, *S')` for `(N, C_in, *S)`."""
+    convolve = _CONVOLVE[weight.ndim]
+    return convolve(inputs, weight, bias, stride=layer.stride, padding=layer.padding)
+
+
+def _transposed(layer: Convolution, weight: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
     """Apply the transposed convolution; the result has the spatial size of the layer's input."""
     size = [len(values), *shape]
-    result: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
+    carry_back = _CARRY_BACK[weight.ndim]
+    result: Tensor = carry_back(  # type: ignore[no-untyped-call]
         size, weight, values, stride=layer.stride, padding=layer.padding
     )
     return result
 
 
-def numeric_padding(layer: nn.Conv2d) -> tuple[int, ...]:
+def numeric_padding(layer: Convolution) -> tuple[int, ...]:
     """Return a convolution's padding a side; ValueError where it is given by name."""
     if isinstance(layer.padding, str):
         raise ValueError(f"padding={layer.padding} has no closed form: give it in pixels")

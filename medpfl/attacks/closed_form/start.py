@@ -8,11 +8,10 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medpfl.attacks.closed_form.feature_matching import match_features
 from medpfl.attacks.closed_form.features import layer_input, misfit
-from medpfl.attacks.closed_form.layerwise import ConvolutionInverse
+from medpfl.attacks.closed_form.layerwise import Convolution, ConvolutionInverse, convolved
 from medpfl.attacks.closed_form.trunk import Trunk, TrunkEquations, image_unknowns, match_trunk
 from medpfl.attacks.starts import Solution, Start
 from medpfl.models.sigmoid_cnn import SigmoidCNN
@@ -20,8 +19,9 @@ from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
 from medpfl.types import DataSpec, Observation, ServerPayload
 
-# Unknowns of a layer up to which its normal matrix is factorised (4096^2 float64 are 128 MiB).
-_LARGEST_DENSE = 4096
+# Unknowns of a layer up to which its normal matrix is factorised (6144^2 float64 are 288 MiB): what
+# the second layer of dlg_cnn has on volumes of 16 voxels a side.
+_LARGEST_DENSE = 6144
 
 
 @checked("attack.start")
@@ -163,17 +163,17 @@ def _is_tied(spec: DataSpec) -> bool:
     return spec.greyscale and len(set(spec.mean)) == len(set(spec.std)) == 1
 
 
-def _convolutions(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
-    return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+def _convolutions(model: nn.Module) -> list[tuple[str, Convolution]]:
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, Convolution)]
 
 
 def _shapes(model: nn.Module, shape: tuple[int, ...]) -> list[torch.Size]:
-    """Return `(C, H, W)` before every convolution, in running order, and after the last."""
+    """Return `(C, *S)` before every convolution, in running order, and after the last."""
     inputs = torch.zeros(1, *shape)
     shapes = [inputs.shape[1:]]
     for _, layer in _convolutions(model):
         weight = torch.zeros_like(layer.weight, device="cpu")
-        inputs = functional.conv2d(inputs, weight, stride=layer.stride, padding=layer.padding)
+        inputs = convolved(layer, inputs, weight)
         shapes.append(inputs.shape[1:])
     return shapes
 
@@ -187,9 +187,7 @@ def _extractor(payload: ServerPayload) -> Callable[[Tensor], Tensor]:
 
     def features(inputs_norm: Tensor) -> Tensor:
         for layer, weight, bias in layers:
-            inputs_norm = functional.conv2d(
-                inputs_norm, weight, bias, stride=layer.stride, padding=layer.padding
-            ).sigmoid()
+            inputs_norm = convolved(layer, inputs_norm, weight, bias).sigmoid()
         return inputs_norm.flatten(1)
 
     return features

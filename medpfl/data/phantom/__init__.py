@@ -16,11 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from medpfl.data.dataset import ImageSet, LoadedData, data_spec
-from medpfl.data.phantom import chest, head, skin
+from medpfl.data.phantom import chest, chest_volume, head, head_volume, skin
 from medpfl.data.phantom.canvas import Array, Random
+from medpfl.data.phantom.solid import SIDE
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.select import Selector, class_counts_note
+from medpfl.data.volumes.grid import Grid
 from medpfl.errors import ConfigurationError
+from medpfl.geometry import Geometry
 from medpfl.seeding import generator
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
@@ -35,17 +38,38 @@ _KEPT_EXAMPLES = 1024
 
 @dataclass(frozen=True)
 class _Kind:
-    """A way to draw, and the names of its two findings: without and with."""
+    """A way to draw, and the names of its two findings: without and with.
+
+    Of volumes also the millimetres between voxels, which are None of pictures.
+    """
 
     findings: tuple[str, str]
     draw: Callable[[Random, bool], Array]
+    spacing_mm: float | None = None
+
+    def grid(self, voxels: Array) -> Grid:
+        """Place a drawn volume, its middle at the origin."""
+        spacing = self.spacing_mm or 1.0
+        affine = np.diag([spacing, spacing, spacing, 1.0])
+        affine[:3, 3] = -spacing * (SIDE - 1) / 2
+        return Grid(voxels, affine)
 
 
-_KINDS: Mapping[str, _Kind] = MappingProxyType(
+_KINDS: Mapping[int, Mapping[str, _Kind]] = MappingProxyType(
     {
-        "head": _Kind(head.FINDINGS, head.draw),
-        "chest": _Kind(chest.FINDINGS, chest.draw),
-        "skin": _Kind(skin.FINDINGS, skin.draw),
+        2: MappingProxyType(
+            {
+                "head": _Kind(head.FINDINGS, head.draw),
+                "chest": _Kind(chest.FINDINGS, chest.draw),
+                "skin": _Kind(skin.FINDINGS, skin.draw),
+            }
+        ),
+        3: MappingProxyType(
+            {
+                "head": _Kind(head.FINDINGS, head_volume.draw, head_volume.SPACING_MM),
+                "chest": _Kind(chest.FINDINGS, chest_volume.draw, chest_volume.SPACING_MM),
+            }
+        ),
     }
 )
 
@@ -62,32 +86,47 @@ class _Drawer:
     seed: int
     preprocess: Preprocess
     first: int = 0
+    dimensions: int = 2
 
     def __call__(self, index: int) -> Tensor:
         label, number = divmod(index, self.per_class)
-        kind, finding = divmod(label, 2)
-        drawn = _drawn(self.kinds[kind], bool(finding), self.seed, self.first + number)
-        return self.preprocess(Image.fromarray(drawn))
+        kind, finding = self.kinds[label // 2], bool(label % 2)
+        drawn = _drawn(self.dimensions, kind, finding, self.seed, self.first + number)
+        if self.dimensions == 2:
+            return self.preprocess(Image.fromarray(drawn))
+        grid = self._kind(index).grid(drawn.astype(np.float32) / 255)
+        return self.preprocess.example(self.preprocess.volume(grid))
+
+    def place(self, index: int) -> Geometry:
+        """Say where a volume's voxels lie, which is the same for all of a kind."""
+        blank = np.zeros((SIDE,) * 3, dtype=np.float32)
+        return self.preprocess.volume(self._kind(index).grid(blank)).geometry
+
+    def _kind(self, index: int) -> _Kind:
+        return _KINDS[self.dimensions][self.kinds[index // self.per_class // 2]]
 
 
 @lru_cache(maxsize=_KEPT_DRAWINGS)
-def _drawn(kind: str, finding: bool, seed: int, number: int) -> NDArray[np.uint8]:
+def _drawn(dimensions: int, kind: str, finding: bool, seed: int, number: int) -> NDArray[np.uint8]:
     """Return a drawing in levels of grey or colour; not to be changed."""
-    name = f"{kind}_{_KINDS[kind].findings[finding]}"
-    random = Random(generator(seed, "phantom", name, number))
-    return np.round(_KINDS[kind].draw(random, finding) * 255).astype(np.uint8)
+    how = _KINDS[dimensions][kind]
+    purpose = "phantom" if dimensions == 2 else "phantom3d"
+    random = Random(generator(seed, purpose, f"{kind}_{how.findings[finding]}", number))
+    return np.round(how.draw(random, finding) * 255).astype(np.uint8)
 
 
 @checked("dataset")
 class Phantom:
-    """Draw head, chest and skin images whose classes differ by a finding.
+    """Draw head, chest and skin images, or volumes, whose classes differ by a finding.
 
     An image depends on the run's seed, its class and its number alone. A quarter more of them is
     held out: the numbers that follow the attacked ones.
 
     Args:
         name: what tables and records call the dataset.
-        kinds: one or more of ``head``, ``chest``, ``skin``; each makes two classes.
+        dimensions: 2 for pictures, 3 for volumes.
+        kinds: one or more of ``head``, ``chest`` and, of pictures, ``skin``; each makes two
+            classes.
         per_class: images a class, at least 1.
         select: see `Selector`.
         stride: see `Selector`.
@@ -100,17 +139,22 @@ class Phantom:
         self,
         *,
         name: str = "phantom",
+        dimensions: Literal[2, 3] = 2,
         kinds: Sequence[str] = ("head", "chest", "skin"),
         per_class: Annotated[int, Range(1, 100_000)] = 32,
         select: str | Sequence[str] = "stride",
         stride: int | Literal["auto"] = "auto",
     ) -> None:
-        known = ", ".join(_KINDS)
-        if isinstance(kinds, str) or not kinds or any(kind not in _KINDS for kind in kinds):
+        if dimensions not in _KINDS:
+            raise ConfigurationError(f"dataset.dimensions is {dimensions!r}: use 2 or 3")
+        known = ", ".join(_KINDS[dimensions])
+        there = _KINDS[dimensions]
+        if isinstance(kinds, str) or not kinds or any(kind not in there for kind in kinds):
             raise ConfigurationError(f"dataset.kinds is {kinds!r}: list one or more of {known}")
         if len(set(kinds)) < len(kinds):
             raise ConfigurationError(f"dataset.kinds is {kinds!r}: list each kind once")
         self.name = name
+        self.dimensions = dimensions
         self.kinds = tuple(kinds)
         self.per_class = per_class
         self.selector = Selector(select=select, stride=stride)
@@ -119,11 +163,14 @@ class Phantom:
     def classes(self) -> tuple[str, ...]:
         """The class names, such as ``head_lesion``, in the order of their labels."""
         return tuple(
-            f"{kind}_{finding}" for kind in self.kinds for finding in _KINDS[kind].findings
+            f"{kind}_{finding}"
+            for kind in self.kinds
+            for finding in _KINDS[self.dimensions][kind].findings
         )
 
     def load(self, *, preprocess: Preprocess, n_images: int | None, seed: int) -> LoadedData:
         """Name the images and select the attacked ones; see `DatasetSource`."""
+        preprocess = preprocess.over(self.dimensions)
         images = self._images(0, self.per_class, preprocess, seed)
         selection = self.selector.choose(images.ids, n_images=n_images, seed=seed)
         return LoadedData(
@@ -148,10 +195,11 @@ class Phantom:
     def _images(self, first: int, per_class: int, preprocess: Preprocess, seed: int) -> ImageSet:
         """Name `per_class` images of each class, their numbers from `first` on."""
         numbers = range(first, first + per_class)
-        drawer = _Drawer(self.kinds, per_class, seed, preprocess, first)
-        read = lru_cache(maxsize=_KEPT_EXAMPLES)(drawer.__call__)
+        drawer = _Drawer(self.kinds, per_class, seed, preprocess, first, self.dimensions)
+        read = lru_cache(maxsize=_KEPT_EXAMPLES if self.dimensions == 2 else 0)(drawer.__call__)
         return ImageSet(
             ids=tuple(f"{name}/{number:04d}" for name in self.classes for number in numbers),
             labels=torch.arange(len(self.classes)).repeat_interleave(per_class),
             read=lambda index: read(index).clone(),
+            place=drawer.place if self.dimensions == 3 else None,
         )

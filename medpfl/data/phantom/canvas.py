@@ -44,6 +44,13 @@ class Random:
         smooth = functional.interpolate(coarse, (SIZE, SIZE), mode="bicubic", align_corners=True)
         return torch.tanh(smooth[0, 0]).numpy()
 
+    def solid_clouds(self, cells: int, side: int) -> Array:
+        """Return smooth noise in about [-1, 1], `cells` bumps a side, `(side, side, side)`."""
+        coarse = torch.randn((1, 1, cells, cells, cells), generator=self._generator)
+        size = (side, side, side)
+        smooth = functional.interpolate(coarse, size, mode="trilinear", align_corners=True)
+        return torch.tanh(smooth[0, 0]).numpy()
+
     def grain(self) -> Array:
         """Return standard normal noise without correlation, `(SIZE, SIZE)`."""
         return torch.randn((SIZE, SIZE), generator=self._generator).numpy()

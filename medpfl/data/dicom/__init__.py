@@ -1,0 +1,1 @@
+"""DICOM files: what their headers say of pixels and places, and nothing of patients."""
