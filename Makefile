@@ -21,7 +21,7 @@ TORCH_INDEX ?=
 .PHONY: help run test lint bench clean
 
 help:  ## Explain every target
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 } \
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 } \
 	  /^## / { variables = variables "\n  " substr($$0, 4) } END { print variables }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.ready  ## Run medpfl: without ARGS, the default attack on drawn images
@@ -53,7 +53,7 @@ FIGURES := figure3 figure4 figure5 figure6
 SWEEP = $(BIN)/medpfl --config-name=paper/$@ budget=$(budget) \
   $(if $(n_images),n_images=$(n_images)) $(ARGS)
 
-.PHONY: table1 table2 table3 figures pairs paper $(FIGURES)
+.PHONY: table1 table2 table3 frontier mitigation figures pairs paper $(FIGURES)
 
 table1: $(VENV)/.ready  ## Table I: CPL on three datasets, and what the class shares predict
 	$(SWEEP)
@@ -62,6 +62,12 @@ table2: $(VENV)/.ready  ## Table II: every attack on every dataset
 	$(SWEEP)
 
 table3: $(VENV)/.ready  ## Table III: noise levels, in both readings
+	$(SWEEP)
+
+frontier: $(VENV)/.ready  ## What each defense costs, and what it stops
+	$(SWEEP)
+
+mitigation: $(VENV)/.ready  ## The same for the mitigations of arXiv 2409.18907
 	$(SWEEP)
 
 figures: $(FIGURES)  ## Figures 3 to 6: how reconstructions come about, and under noise

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +18,14 @@ from medpfl._near import did_you_mean
 from medpfl.attacks import Attack
 from medpfl.attacks.base import Particular, Selective
 from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
+from medpfl.bounds.updates import Bounding, BoundUpdates, PublicImages
 from medpfl.captures.source import FileCaptures, FileSource
 from medpfl.data import LoadedData
-from medpfl.data.dataset import DatasetSource
+from medpfl.data.dataset import DatasetSource, evenly_spaced
 from medpfl.data.preprocess import Preprocess
 from medpfl.defenses.configured import defenses_at
 from medpfl.device import pick_device
-from medpfl.errors import FAULTS, ConfigurationError, MedpflError
+from medpfl.errors import FAULTS, ConfigurationError, DataError, MedpflError
 from medpfl.federated import Capturing, Federation, Simulated, Simulation
 from medpfl.federated.secure import settled
 from medpfl.metrics import Scorer
@@ -48,6 +51,7 @@ _SLOTS: Mapping[str, Any] = {
     "threat": ThreatModel,
     "metrics": Scorer,
     "attack": Attack,
+    "bounds": Bounding,
 }
 _PLAIN: Mapping[str, Any] = {"n_images": int | None, "seed": Seed, "profile": bool}
 _KEYS = (*_SLOTS, "source", "defense", "noise", *_PLAIN, "device")
@@ -68,6 +72,7 @@ class Experiment:
     seed: int
     device: torch.device
     profiler: Profiler = UNPROFILED
+    bounds: BoundUpdates | None = None
 
 
 def check_keys(config: DictConfig) -> None:
@@ -117,6 +122,7 @@ def build(config: DictConfig) -> Experiment:
         seed=config.seed,
         device=device,
         profiler=_profiler(config, device),
+        bounds=_bounds(config, data),
     )
 
 
@@ -240,6 +246,27 @@ def _load(config: DictConfig, factory: ModelFactory, federation: Federation) -> 
     require_kind("dataset.load()", data, LoadedData)
     check_window(torch.zeros(data.spec.shape))
     return data
+
+
+def _bounds(config: DictConfig, data: LoadedData) -> BoundUpdates | None:
+    # Records of runs from before there were bounds have no such group.
+    if "bounds" not in config:
+        return None
+    bounding: Bounding = _part(config, "bounds")
+    public = partial(_public_images, data)
+    return bounding.over(spec=data.spec, public=public, seed=config.seed)
+
+
+def _public_images(data: LoadedData, most: int) -> PublicImages | None:
+    """Read held-out images, evenly spaced; those that cannot be read are left out."""
+    if data.held_out is None or not len(data.held_out):
+        return None
+    held, kept, images = data.held_out, [], []
+    for index in evenly_spaced(len(held), most):
+        with suppress(DataError):
+            images.append(held.load(index))
+            kept.append(index)
+    return PublicImages(inputs=torch.stack(images), labels=held.labels[kept]) if images else None
 
 
 def _trial_network(factory: ModelFactory, spec: DataSpec) -> nn.Module:

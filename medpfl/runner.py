@@ -13,6 +13,7 @@ from medpfl.attacks import AttackContext
 from medpfl.attacks.base import Work
 from medpfl.experiment import Experiment, build, check_keys
 from medpfl.metrics import Grading, Summary, calibrate, line_up_size
+from medpfl.report.bound_plan import plan_bounds
 from medpfl.report.console import announce, progress
 from medpfl.report.diary import RunDiary
 from medpfl.report.duration import longest_time
@@ -97,7 +98,9 @@ def _closing(record: RunRecord) -> Iterator[None]:
 def attack(experiment: Experiment, record: RunRecord) -> None:
     """Attack every capture that is not on record, and put it there as it finishes."""
     e, source = experiment, experiment.source
-    announce(make_plan(e, record.folder, duration=longest_time(e)))
+    bounds = plan_bounds(e)
+    announce(make_plan(e, record.folder, duration=longest_time(e), bounds=bounds.words))
+    record.bounds_note = bounds.note
     record.plan(source.plan)
     record.described = source.describe()
     on_record = finished(source, record.victims())
@@ -125,6 +128,9 @@ def attack(experiment: Experiment, record: RunRecord) -> None:
             capture = waiting.pop(reconstruction.capture_id)
             with e.profiler.phase("scoring"):
                 judgement = e.scorer.judge(capture, reconstruction, mean_image, grading=grading)
+            if e.bounds is not None:
+                with e.profiler.phase("bounds"):
+                    judgement = judgement.beside(e.bounds.bound(capture))
             with e.profiler.phase("writing"):
                 record.add(capture, reconstruction, judgement)
             successes += sum(score.success for score in judgement.scores)

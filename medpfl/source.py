@@ -49,6 +49,7 @@ class Described:
         noise: that they add, or None without.
         federation: who trains with whom, in lines; none where every client sends one gradient.
         privacy: what the defense guarantees, or None without one, or where nobody knows.
+        stopped: that a privacy budget ends training early, or None where it does not.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Described:
     noise: str | None
     federation: tuple[str, ...]
     privacy: Privacy | None = None
+    stopped: str | None = None
 
 
 class CaptureSource(Protocol):

@@ -24,6 +24,11 @@ Forward = Callable[[Parameters, Tensor], Tensor]
 Batches = tuple[tuple[int, ...], ...]
 """Of each step the images that it takes, as positions among the client's N."""
 
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "algorithm": ("fedsgd", "fedavg"),
+    "optimizer": ("sgd", "adam"),
+    "sampling": ("epochs", "poisson"),
+}
 _ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 
 
@@ -41,6 +46,10 @@ class LocalTraining:
         lr: learning rate; of ``fedsgd``, the server's.
         momentum: of ``sgd``, in [0, 1).
         shuffle: whether every epoch visits the images in another order; else in turn.
+        sampling: ``epochs``: every epoch visits each image once. ``poisson``: as many steps, of
+            which each takes each image by itself with probability ``batch_size`` over their
+            number, so that a step may take more images, fewer or none (Abadi et al. 2016, Alg. 1);
+            what DP-SGD's account of samples is about.
         order: the images of each step, for whoever knows them.
     """
 
@@ -51,16 +60,23 @@ class LocalTraining:
     lr: Rate = 0.1
     momentum: Annotated[float, Range(0, 1, "[)")] = 0.0
     shuffle: bool = True
+    sampling: Literal["epochs", "poisson"] = "epochs"
     order: Batches | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("algorithm", ("fedsgd", "fedavg")), ("optimizer", ("sgd", "adam"))):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigurationError(
                     f"federation.local.{name}={getattr(self, name)}: choose {' or '.join(choices)}"
                 )
         if self.algorithm == "fedsgd":
             self._refuse_training()
+        if self.sampling == "poisson" and (self.batch_size is None or not self.shuffle):
+            raise ConfigurationError(
+                "federation.local.sampling=poisson draws the images of every step anew, "
+                "federation.local.batch_size of them in the mean: set it to a number, and "
+                "federation.local.shuffle=true"
+            )
         if self.optimizer == "adam" and self.momentum:
             raise ConfigurationError(
                 f"federation.local.momentum={self.momentum}: adam has momentum of its own. "
@@ -69,6 +85,7 @@ class LocalTraining:
 
     def _refuse_training(self) -> None:
         plain = {"epochs": 1, "batch_size": None, "optimizer": "sgd", "momentum": 0.0}
+        plain |= {"sampling": "epochs"}
         for name, value in plain.items():
             if getattr(self, name) != value:
                 raise ConfigurationError(
@@ -85,7 +102,9 @@ class LocalTraining:
         """Return what the client does in words."""
         if self.algorithm == "fedsgd":
             return "FedSGD: one gradient of all images"
-        batch = "all images at once" if self.batch_size is None else f"batches of {self.batch_size}"
+        poisson = self.sampling == "poisson"
+        kind = "Poisson samples of about" if poisson else "batches of"
+        batch = "all images at once" if self.batch_size is None else f"{kind} {self.batch_size}"
         momentum = f", momentum {self.momentum:g}" if self.momentum else ""
         turn = "" if self.shuffle else ", in turn"
         epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
@@ -95,15 +114,30 @@ class LocalTraining:
         """Return how many steps a client with so many images takes."""
         return self.epochs * -(-images // (self.batch_size or images))
 
+    def expected(self, images: int) -> int:
+        """Return how many images a step of such a client takes: in the mean, if these are drawn."""
+        return min(self.batch_size or images, images)
+
+    def rate(self, images: int) -> float:
+        """Return the probability with which a Poisson sample takes an image."""
+        return self.expected(images) / images
+
     def drawn(self, images: int, generator: torch.Generator) -> LocalTraining:
-        """Return the same with an order: drawn anew for every epoch, where it shuffles."""
+        """Return the same with an order: drawn anew for every epoch or step, where it shuffles."""
+        if self.sampling == "poisson":
+            shape = (self.steps(images), images)
+            taken = torch.rand(shape, dtype=torch.float64, generator=generator) < self.rate(images)
+            return replace(self, order=tuple(tuple(t.nonzero()[:, 0].tolist()) for t in taken))
         if not self.shuffle:
             return self.in_turn(images)
         epochs = [torch.randperm(images, generator=generator).tolist() for _ in range(self.epochs)]
         return replace(self, order=self._batches(epochs, images))
 
     def in_turn(self, images: int) -> LocalTraining:
-        """Return the same with the images in the order they are numbered in, every epoch."""
+        """Return the same with the images in the order they are numbered in, every epoch.
+
+        Of Poisson samples, these are steps of the expected size.
+        """
         return replace(self, order=self._batches([list(range(images))] * self.epochs, images))
 
     def _batches(self, epochs: Sequence[list[int]], images: int) -> Batches:
@@ -130,7 +164,12 @@ class Gradient(Protocol):
 def mean_gradient(
     forward: Forward, parameters: Parameters, inputs_norm: Tensor, probabilities: Tensor
 ) -> dict[str, Tensor]:
-    """Return the gradient of the mean cross-entropy over the images; see `Gradient`."""
+    """Return the gradient of the mean cross-entropy over the images; see `Gradient`.
+
+    Of no images, which a Poisson sample may be, it is zero.
+    """
+    if not len(inputs_norm):
+        return {name: torch.zeros_like(p) for name, p in parameters.items()}
 
     def loss(weights: Parameters) -> Tensor:
         logits = forward(weights, inputs_norm)
@@ -299,7 +338,7 @@ class UpdateMap:
             moved: dict[str, Tensor] = {}
             for batch in taken[first : first + count]:
                 images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
-                if before_step is not None:
+                if before_step is not None and len(images):
                     before_step(weights, images)
                 step = rule(gradient(forward, weights, images, labels))
                 # As torch's optimisers have it, to the last bit.

@@ -171,15 +171,47 @@ class DefenseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """What a defense guarantees of a single image, as a theorem.
+    """What a defense guarantees, as a theorem.
 
     Args:
-        epsilon: of differential privacy; infinite where nothing is guaranteed.
+        epsilon: of differential privacy, of all that clients send in training, or of the attacked
+            updates where there is no training; infinite where nothing is guaranteed.
         reason: why, in words, without a full stop.
+        unit: what is hidden: one ``image``, or all the images of a ``client``.
+        delta: the probability with which every epsilon here may fail; None where it is infinite.
+        accountant: where epsilon comes from, ``pld``, ``rdp`` or ``exact``; ``none`` where it is
+            infinite.
+        epsilon_round: of one round of training by itself; None where there is none.
+        epsilon_attacked: of training and all attacked updates together: these are sent on top of
+            it, unless they are those that clients really send.
+        rero: reconstruction robustness: how probably any attack on all of this picks the right one
+            of the candidates for an image, at most; 1 where nothing is guaranteed.
+        candidates: how many there are.
     """
 
     epsilon: float
     reason: str
+    unit: Literal["image", "client"] = "image"
+    delta: float | None = None
+    accountant: str = "none"
+    epsilon_round: float | None = None
+    epsilon_attacked: float = math.inf
+    rero: float = 1.0
+    candidates: int = 1000
+
+    def describe(self) -> tuple[str, ...]:
+        """Return what is guaranteed, in lines; why it is no more says `reason`."""
+        if self.delta is None:
+            return (f"epsilon infinite: {self.reason}",)
+        whom = f"one {self.unit} ({self.accountant})"
+        alone = "" if self.epsilon_round is None else f"; a round alone {self.epsilon_round:.3g}"
+        beside = f"epsilon {self.epsilon_attacked:.3g} with the attacked updates, beside training"
+        return (
+            f"epsilon {self.epsilon:.3g} at delta {self.delta:.3g} for {whom}{alone}",
+            *([beside] if self.epsilon_attacked != self.epsilon else []),
+            f"any attack picks the right one of {self.candidates:,} candidates for an image with a "
+            f"probability of at most {self.rero:.3g}",
+        )
 
 
 @dataclass(frozen=True)
@@ -268,6 +300,9 @@ class Capture:
         facts: what the client's side knows, or None.
         round: rounds that the global model was trained for, counted from 0.
         client: number of the client, counted from 0; None where several are in it.
+        training: how the update was computed, whatever of it the attacker is told; None where
+            nobody knows.
+        defense: the parameters of the client's defense, in the same way.
     """
 
     observation: Observation
@@ -275,6 +310,8 @@ class Capture:
     facts: UpdateFacts | None
     round: int
     client: int | None
+    training: LocalTraining | None = None
+    defense: tuple[DefenseFacts, ...] | None = None
 
     @property
     def capture_id(self) -> str:
@@ -337,13 +374,18 @@ class Reconstruction:
     runner_up: Tensor | None = field(default=None, repr=False)
 
 
+_BY_COLUMN = ("measures", "defense", "bounds")
+
+
 @dataclass(frozen=True)
 class ImageScore:
     """One row of ``metrics.csv``; field names are the column names, in this order.
 
     Columns that came later have a default, NaN, None or no text: not computed, so that older
-    records can be read. `measures` holds what ``metrics.measures`` asks for and `defense` what a
-    defense did (`DEFENSE_COLUMNS`), each value by its own column, where there are any.
+    records can be read. `measures` holds what ``metrics.measures`` asks for, `defense` what a
+    defense did (`DEFENSE_COLUMNS`) and `bounds` what no attack exceeds
+    (`medpfl.bounds.columns`), each
+    value by its own column, where there are any.
 
     Of an image whose truth nobody knows, everything that needs the truth is NaN, None or no text.
     Its `success` is False here, as it counts for nothing, and empty in the record: ask `judged`.
@@ -390,11 +432,12 @@ class ImageScore:
     identification_candidates: int | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     defense: Mapping[str, float] = field(default_factory=dict)
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def fixed_columns(cls) -> tuple[str, ...]:
         """Return the columns that every table has, in order."""
-        return tuple(f.name for f in fields(cls) if f.name not in ("measures", "defense"))
+        return tuple(f.name for f in fields(cls) if f.name not in _BY_COLUMN)
 
     @property
     def judged(self) -> bool:
@@ -402,7 +445,7 @@ class ImageScore:
         return not math.isnan(self.ssim)
 
     def row(self) -> dict[str, object]:
-        """Return `{column: value}` as it is written, those of a defense and of measures last."""
+        """Return `{column: value}` as it is written, those that not every table has last."""
         fixed = {name: getattr(self, name) for name in self.fixed_columns()}
         known = {} if self.judged else {"success": None}
-        return {**fixed, **known, **self.defense, **self.measures}
+        return {**fixed, **known, **self.defense, **self.bounds, **self.measures}

@@ -57,7 +57,7 @@ def targets(node: object, key: str = "") -> Iterator[tuple[str, str]]:
             else:
                 yield from targets(value, f"{key}.{name}" if key else str(name))
     elif isinstance(node, ListConfig):
-        for place, value in enumerate(node):
+        for place, value in enumerate(node._iter_ex(resolve=False)):
             yield from targets(value, f"{key}[{place}]")
 
 

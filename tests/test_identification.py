@@ -66,7 +66,10 @@ def test_a_flat_guess_shares_all_places():
 
 def test_a_summary_has_the_rates_and_their_chance():
     ranks = [1.0] * 6 + [2.0, 5.0]
-    rows = [replace(ROW, identification_rank=r, identification_candidates=10) for r in ranks]
+    rows = [
+        replace(ROW, capture_id=f"{n}", identification_rank=r, identification_candidates=10)
+        for n, r in enumerate(ranks)
+    ]
     found = summarise(rows)
     assert (found.n_identification, found.identification_top1) == (8, 0.75)
     assert found.identification_top1_low < 0.75 < found.identification_top1_high
@@ -75,3 +78,19 @@ def test_a_summary_has_the_rates_and_their_chance():
     assert not identification(ranks_of(rows)).at_chance
     assert summarise([ROW]).n_identification is None
     assert math.isnan(ROW.identification_rank)
+
+
+def test_the_best_of_several_guesses_is_no_identification():
+    drawn = torch.rand(4000, 3, 20, generator=seeded(5)).argsort(2).argsort(2)[:, :, 0] + 1
+    best = drawn.amin(1).tolist()
+    found = identification([Rank(float(rank), 20, guesses=3) for rank in best])
+    # Boole's inequality is close here: 0.143 of independent guesses, at most 0.15.
+    assert found.top1 == pytest.approx(1 - (19 / 20) ** 3, abs=0.02)
+    assert found.top1_low < found.top1_chance == pytest.approx(0.15)
+    assert found.mrr < found.mrr_chance < 2 * found.mrr
+    assert found.at_chance
+    assert mrr_by_chance(1) == mrr_by_chance(1, 7) == 1.0
+    together = [
+        replace(ROW, capture_id="a", identification_rank=1.0, identification_candidates=10)
+    ] * 4
+    assert {rank.guesses for rank in ranks_of(together)} == {4}

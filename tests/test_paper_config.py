@@ -13,7 +13,7 @@ from medpfl.cli import conf_dir
 from medpfl.defenses import MedPFLLevel
 from medpfl.defenses.configured import defenses_at
 from medpfl.metrics.protocols import ALL_PROTOCOLS
-from medpfl.paper.product import expected_duration, shortened
+from medpfl.paper.product import expected_duration, resolve_swept, shortened
 from medpfl.paper.reported import ROWS
 from medpfl.report.jobs import planned
 from medpfl.settings.build import instantiate
@@ -21,6 +21,7 @@ from medpfl.settings.build import instantiate
 PAPER = Path(conf_dir()) / "paper"
 PRODUCTS = sorted(path.stem for path in PAPER.glob("*.yaml"))
 EXPECTED_ROWS = sorted(path.stem for path in (PAPER / "row").glob("*.yaml"))
+DEFENSES = sorted(path.stem for path in (PAPER / "defense").glob("*.yaml"))
 NOISES = sorted(path.stem for path in (PAPER / "noise").glob("*.yaml"))
 GROUPS = ("dataset", "preprocess", "model", "federation", "threat", "metrics", "attack", "defense")
 
@@ -32,12 +33,14 @@ def composed(name: str, *overrides: str) -> DictConfig:
 
 
 def jobs_of(config: DictConfig) -> list[list[str]]:
+    resolve_swept(config)
     return planned(OmegaConf.to_container(config.hydra, resolve=False))
 
 
 def test_files_and_reported_rows_are_the_same() -> None:
     assert sorted(ROWS) == EXPECTED_ROWS
-    assert [*("figure3", "figure4", "figure5", "figure6", "table1", "table2", "table3")] == PRODUCTS
+    figures = ("figure3", "figure4", "figure5", "figure6")
+    assert [*figures, "frontier", "mitigation", "table1", "table2", "table3"] == PRODUCTS
     assert {row.protocol for row in ROWS.values()} <= set(ALL_PROTOCOLS)
 
 
@@ -75,6 +78,28 @@ def test_every_noise_is_what_its_name_says(noise: str) -> None:
         return
     reading, level = noise.split("_")
     assert defense.parts["perturbation"].noise == MedPFLLevel(level=int(level), reading=reading)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_point_is_the_defense_that_its_name_says(name: str) -> None:
+    config = composed("frontier", f"paper/defense={name}", "budget=quick")
+    built = defenses_at(config)
+    assert config.paper.setting
+    assert built.name == {"noise": "perturbation"}.get(config.paper.defense, config.paper.defense)
+    assert name.startswith(config.paper.defense)
+
+
+def test_the_frontier_sweeps_more_points_without_a_budget() -> None:
+    quick, full = composed("frontier", "budget=quick"), composed("frontier")
+    assert len(jobs_of(quick)) == 3 * 2 * 8
+    points = {o.partition("=")[2] for job in jobs_of(full) for o in job if "defense=" in o}
+    assert points == set(DEFENSES)
+    assert (quick.capture.rounds, quick.federation.rounds) == ([0, 15], 15)
+    assert list(full.threat.knows) == ["num_examples", "local_training"]
+    knowing = composed("frontier", "paper/attacker=adaptive")
+    assert "defense" in knowing.threat.knows
+    mitigation = {o for job in jobs_of(composed("mitigation")) for o in job}
+    assert {"paper/defense=none", "paper/defense=topk_0.01"} <= mitigation
 
 
 def test_the_tables_have_the_published_settings() -> None:

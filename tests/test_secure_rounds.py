@@ -17,6 +17,8 @@ from medpfl.attacks.distances import SquaredError
 from medpfl.attacks.reading import as_gradient, unit_of, update_map_of
 from medpfl.captures import load_captures, read_captures, write_capture
 from medpfl.errors import ConfigurationError
+from medpfl.metrics.success import DefenseSummary
+from medpfl.report import console
 from medpfl.threat import ThreatModel
 from medpfl.training import LocalTraining, UpdateMap, weighted_mean
 from medpfl.types import Capture, ClientUpdate, Observation
@@ -256,13 +258,13 @@ def test_a_row_is_told_which_images_are_whose_and_clients_alike_are_not_told_apa
     knows = ["num_examples", "local_training"]
     local = replace(LOCAL, batch_size=1)
     observation = as_gradient(summed(ThreatModel(knows=knows), local, (1, 1)))
-    found = Arrangements(considered=20).of(
+    found = Arrangements(considered=10).of(
         observation, torch.tensor([0, 1]), classes=2, generator=seeded()
     )
     # Of two clients of one image each: two of a class, of the other, or one of either.
     assert len({tuple(sorted(a.labels.tolist())) for a in found}) == len(found) == 3
     observation = as_gradient(summed(ThreatModel(knows=knows), local, (2, 1)))
-    for arrangement in Arrangements(considered=20).of(
+    for arrangement in Arrangements(considered=10).of(
         observation, torch.tensor([0, 0, 0]), classes=1, generator=seeded()
     ):
         first, last = arrangement.order.split([4, 2])
@@ -321,3 +323,19 @@ def test_a_captured_sum_is_observed_as_the_sum_itself(tmp_path):
     with pytest.raises(ConfigurationError, match=r"1 of the 1 captures in .* are sums"):
         experiment(*file, "threat.aggregation=individual")
     assert experiment(*file, SECURE).source.plan[0].images == 4
+
+
+def test_the_summary_says_what_a_sum_costs():
+    means = {
+        "bytes_sent": 118_836.0,
+        "expansion": 2.004,
+        "aggregation_seconds": 0.012,
+        "entries_clipped": 0.0,
+    }
+    told = DefenseSummary(parts=[], noise=None, privacy="", means=means)
+    assert console._sent(told) == (
+        "118,836 bytes a client and round, 2.004 times the plain update's, 0.012 s to add up a "
+        "round"
+    )
+    cut = replace(told, means={**means, "entries_clipped": 3.0})
+    assert console._sent(cut).endswith("3 entries a round cut to clip_range")

@@ -137,6 +137,7 @@ OPTIONS = {
         "perturbation": ("defense=perturbation", "noise=laplace"),
         "clipped noise": ("defense=[clipping,perturbation]", "noise=gaussian"),
         "masked first": ("defense=[soteria,pruning,masking]",),
+        "added up": ("defense=[clipping,secure_aggregation]", "federation.clients=2", "n_images=2"),
         **{name: (f"defense={name}",) for name in ("topk", "randomk", "quantise", "sign")},
     },
     "metrics": {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -19,7 +19,8 @@ from medpfl.settings.ranges import Range
 from medpfl.training import LocalTraining
 from medpfl.types import Observation
 
-# Of few arrangements, chance draws some many times before it has drawn all.
+# Of few arrangements, chance draws some many times before it has drawn all. Of K alike, all but
+# one known, this many draws for each of them miss the last one with a chance of e^-20.
 _DRAWS_EACH = 20
 
 
@@ -110,12 +111,16 @@ class _Draw:
     def different(self, most: int) -> Iterator[Arrangement]:
         """Yield arrangements that differ in more than the images' numbers, the plainest first."""
         known: set[_Signature] = set()
-        plain = (self.labels, self.clients)
+        plain, in_vain = (self.labels, self.clients), 0
         for number in range(most * _DRAWS_EACH):
             labels, clients = self._drawn() if number else plain
             signature = _signature(labels, clients)
             if signature in known:
+                in_vain += 1
+                if in_vain > _DRAWS_EACH * (len(known) + 1):
+                    return
                 continue
+            in_vain = 0
             known.add(signature)
             yield Arrangement(labels, None if self.ordered else _flat(clients))
             if len(known) == most:
@@ -126,7 +131,11 @@ class _Draw:
         if labels is not None and not self.settled:
             labels = self._labels(labels)
         if not self.ordered:
-            clients = tuple((t.drawn(size, self.generator), size) for t, size in clients)
+            # Every arrangement has steps of the sizes that the update map has.
+            clients = tuple(
+                (replace(t, sampling="epochs").drawn(size, self.generator), size)
+                for t, size in clients
+            )
         return labels, clients
 
     def _labels(self, labels: Tensor) -> Tensor:

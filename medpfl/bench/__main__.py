@@ -9,7 +9,7 @@ from types import ModuleType
 
 import torch
 
-from medpfl.bench import against_breaching, breaching_side, evaluation, gpu, loop, success
+from medpfl.bench import against_breaching, breaching_side, dpsgd, evaluation, gpu, loop, success
 from medpfl.bench.machine import show_note
 from medpfl.errors import MedpflError
 from medpfl.report.console import error
@@ -19,6 +19,7 @@ PARTS: dict[str, ModuleType] = {
     "evaluation": evaluation,
     "breaching": against_breaching,
     "success": success,
+    "dpsgd": dpsgd,
     "gpu": gpu,
 }
 

@@ -182,6 +182,7 @@ def _local_steps(observation: Observation, labels: Tensor | None) -> dict[str, A
     size = None if training is None else training.batch_size or count
     if (
         labels is None
+        or observation.aggregate is not None
         or training is None
         or size is None
         or count % size
@@ -190,9 +191,10 @@ def _local_steps(observation: Observation, labels: Tensor | None) -> dict[str, A
         or training.optimizer != "sgd"
     ):
         raise ConfigurationError(
-            "breaching unrolls local steps of plain SGD on batches of one size, in turn and with "
-            "labels given: set federation.local.shuffle=false, momentum=0 and optimizer=sgd, "
-            "threat.local_training=full, and take configurations that are told the labels"
+            "breaching unrolls one client's local steps of plain SGD on batches of one size, in "
+            "turn and with labels given: set federation.local.shuffle=false, momentum=0 and "
+            "optimizer=sgd, threat.local_training=full, and take configurations that are told "
+            "the labels"
         )
     steps = training.in_turn(count).order or ()
     return {

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from medpfl.bounds.information import Bound, Estimate, Information, Spectrum, check_prior
-from medpfl.bounds.pixels import GramProduct
 from medpfl.bounds.prior import GaussianPrior
 
 _ROUNDING = 2.0**-52
@@ -97,17 +96,6 @@ class ExactSpectrum(Spectrum):
             per_pixel=per_pixel.reshape(self.shape),
             per_pixel_error=torch.zeros_like(per_pixel).reshape(self.shape),
         )
-
-
-def gram_matrix(product: GramProduct, like: Tensor) -> Tensor:
-    """Return J'J, `(d, d)`, from its products with the unit vectors.
-
-    Args:
-        product: of rows with J'J.
-        like: `(d, d)`, whose device and dtype it gets.
-    """
-    matrix = product(torch.eye(len(like), dtype=like.dtype, device=like.device))
-    return _symmetric(matrix)
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ What they say, and of whom:
   right on average over the noise, whatever the image. An attacker that knows what images look like
   is not, and may be nearer than Cramer-Rao; then the bound exceeds the prior's own variance.
 - van Trees holds for every attacker, on average over images of N(mean, S). J'J is the mean over
-  such images too; from a few, it makes the bound too high rather than too low. Real images are no
-  Gaussian: one that knows more of them than mean and covariance may be nearer.
+  such images too; from a few, it makes the bound too high: see `medpfl.bounds.expectation`. Real
+  images are no Gaussian: one that knows more of them than mean and covariance may be nearer.
 
 Where the bounds fall short of the update:
 
@@ -30,10 +30,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medpfl.bounds.exact import ExactInformation, gram_matrix
-from medpfl.bounds.information import Information, Spectrum
+from medpfl.bounds.exact import ExactInformation
+from medpfl.bounds.information import Information
 from medpfl.bounds.pixels import PixelMap
-from medpfl.bounds.prior import GaussianPrior
 from medpfl.bounds.sketched import SketchedInformation, random_signs
 from medpfl.errors import ConfigurationError
 from medpfl.settings.hints import check_value
@@ -125,48 +124,11 @@ def expected_information(
     )
 
 
-def bound_of(
-    own: Information,
-    *,
-    std: float,
-    prior: GaussianPrior | None = None,
-    expected: Spectrum | None = None,
-) -> dict[str, float]:
-    """Return the bounds of one update as columns of a table.
-
-    Args:
-        own: J'J at the images behind the update; only whoever knows them can have it.
-        std: of the Gaussian noise on every entry, in the unit of the update as it is sent.
-        prior: of one image, from public ones.
-        expected: ``expected_information(...).spectrum(prior)``, for the same network and local
-            training; made once, it serves all updates of a round. None leaves van Trees out.
-
-    Returns:
-        ``bound_fil``; ``bound_cramer_rao``, ``bound_cramer_rao_trace`` and, with `expected`,
-        ``bound_van_trees`` of the mean squared error a pixel; each with ``..._error``,
-        one standard deviation of what was drawn for it; with a prior, ``bound_prior``, the error
-        of whoever sees no update; ``bound_effective_rank``.
-    """
-    rows = {
-        "bound_fil": own.fisher_information_loss(std),
-        "bound_cramer_rao": own.cramer_rao(std),
-        "bound_cramer_rao_trace": own.cramer_rao_of_trace(std),
-    }
-    if expected is not None:
-        rows["bound_van_trees"] = expected.bound(std)
-    columns: dict[str, float] = {}
-    for name, estimate in rows.items():
-        columns |= {name: estimate.value, f"{name}_error": estimate.standard_error}
-    if prior is not None:
-        columns["bound_prior"] = prior.variance
-    return columns | {"bound_effective_rank": own.effective_rank().value}
-
-
 def _mean_gram(pixel_map: PixelMap, points: Sequence[Tensor]) -> Tensor:
     count = pixel_map.unknowns
     total = torch.zeros((count, count), dtype=torch.float64, device=points[0].device)
     for inputs in points:
-        total += gram_matrix(pixel_map.gram_at(inputs), total)
+        total += pixel_map.gram_matrix(inputs)
     return total / len(points)
 
 

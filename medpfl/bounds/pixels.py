@@ -11,7 +11,7 @@ gradient of a network jump: what the jumps say of an image is not in the Jacobia
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,8 @@ _SAME = 1e-6
 # Numbers of the update that are carried through one evaluation: more rows at once gain nothing.
 _ENTRIES_AT_ONCE = 2_000_000
 _ROWS_AT_ONCE = 64
+# Numbers of a whole Jacobian that is kept, half a gigabyte; forward mode takes half the time then.
+_MOST_OF_JACOBIAN = 64_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class PixelMap:
         tied: whether all channels of a pixel are one unknown.
         seen: the names of the tensors that are seen; None is all.
         gradient: what each step follows.
+        before: what is done to the update, in the unit in which it is sent, before noise is added.
     """
 
     update_map: UpdateMap
@@ -65,6 +68,7 @@ class PixelMap:
     tied: bool
     seen: Collection[str] | None = None
     gradient: Gradient = mean_gradient
+    before: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
     @classmethod
     def of(
@@ -76,6 +80,7 @@ class PixelMap:
         spec: DataSpec,
         tied: bool,
         seen: Collection[str] | None = None,
+        before: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
     ) -> PixelMap:
         """Return the map of a client that got `payload` and trains so on images with `labels`.
 
@@ -86,6 +91,7 @@ class PixelMap:
             spec: how pixels become the network's input.
             tied: whether all channels of a pixel are one unknown.
             seen: the names of the tensors that are seen; None is all.
+            before: what is done to the update before noise is added.
         """
         buffers = {n: _double(b) for n, b in payload.buffers.items()}
         with torch.no_grad():
@@ -103,6 +109,7 @@ class PixelMap:
             spec=spec,
             tied=tied,
             seen=seen,
+            before=before,
         )
 
     @property
@@ -134,8 +141,33 @@ class PixelMap:
             self.probabilities.double(),
             gradient=self.gradient,
         )
-        flat = [t.flatten() for name, t in tensors.items() if self._sees(name)]
-        return torch.cat(flat) * self.update_map.unit
+        unit = self.update_map.unit
+        sent = self.before({name: t * unit for name, t in tensors.items()})
+        return torch.cat([t.flatten() for name, t in sent.items() if self._sees(name)])
+
+    def pushed_at(self, inputs: Tensor) -> GramProduct:
+        """Return products with J itself, from rows `(m, d)` to `(m, P)`, at some images.
+
+        Args:
+            inputs: `(N, C, *S)` in [0, 1].
+
+        Raises:
+            ConfigurationError: as `gram_at`.
+        """
+        pixels = self._pixels(inputs)
+        split = max(1, min(_ROWS_AT_ONCE, _ENTRIES_AT_ONCE // self.entries))
+
+        def product(rows: Tensor) -> Tensor:
+            if split == 1:
+                return torch.stack([_pushed(self.update, pixels, row).detach() for row in rows])
+            return torch.cat(
+                [
+                    _pushed_side_by_side(self.update, pixels, some)
+                    for some in torch.split(rows, split)
+                ]
+            )
+
+        return product
 
     def gram_at(self, inputs: Tensor) -> GramProduct:
         """Return products with J'J, J the Jacobian of the update at some images.
@@ -151,11 +183,7 @@ class PixelMap:
         """
         pixels = self._pixels(inputs)
         value, backward = vjp(self.update, pixels)[:2]
-        if not value.isfinite().all():
-            raise ConfigurationError(
-                "the update of these images is not finite, so that nothing bounds what it tells: "
-                "choose weights or a learning rate with which the network trains"
-            )
+        self._check_finite(value)
         at_once = _ENTRIES_AT_ONCE // len(value)
         if at_once <= 1:
             return lambda rows: torch.stack(
@@ -167,8 +195,32 @@ class PixelMap:
         split = min(_ROWS_AT_ONCE, at_once)
         return lambda rows: torch.cat([product(some).detach() for some in torch.split(rows, split)])
 
+    def gram_matrix(self, inputs: Tensor) -> Tensor:
+        """Return J'J at some images, `(d, d)` in float64.
+
+        Args:
+            inputs: `(N, C, *S)` in [0, 1].
+
+        Raises:
+            ConfigurationError: as `gram_at`.
+        """
+        unit = torch.eye(self.unknowns, dtype=torch.float64, device=inputs.device)
+        if self.unknowns * self.entries <= _MOST_OF_JACOBIAN:
+            self._check_finite(self.update(self._pixels(inputs)))
+            rows = self.pushed_at(inputs)(unit)
+            return rows @ rows.T
+        product = self.gram_at(inputs)(unit)
+        return (product + product.T) / 2
+
     def _sees(self, name: str) -> bool:
         return self.seen is None or name in self.seen
+
+    def _check_finite(self, update: Tensor) -> None:
+        if not update.isfinite().all():
+            raise ConfigurationError(
+                "the update of these images is not finite, so that nothing bounds what it tells: "
+                "choose weights or a learning rate with which the network trains"
+            )
 
     def _pixels(self, inputs: Tensor) -> Tensor:
         expected = (len(self.probabilities), *self.spec.shape)
@@ -202,6 +254,11 @@ def unknown_pixels(inputs: Tensor, *, tied: bool) -> Tensor:
             )
         pixels = pixels.mean(1)
     return pixels.flatten(1)
+
+
+def _pushed_side_by_side(function: Callable[[Tensor], Tensor], at: Tensor, rows: Tensor) -> Tensor:
+    pushed: Tensor = vmap(lambda row: _pushed(function, at, row))(rows)
+    return pushed.detach()
 
 
 def _pushed(function: Callable[[Tensor], Tensor], at: Tensor, row: Tensor) -> Tensor:

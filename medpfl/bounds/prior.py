@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -17,6 +18,8 @@ Shrinkage = Annotated[float, Range(0, 1, "(]")]
 """The share of the identity in a covariance; 0 would call what no image showed impossible."""
 
 _LEAST = 1e-6  # of shrinkage: pixels that never differed would otherwise be known for good
+_ROUNDING = 1e-13  # of the largest variance
+_MOVED = 0.1  # of the covariance, that of images moved by up to a pixel
 _NO_VARIANCE = 1e-24  # of pixels in [0, 1]: the rounding of their mean leaves 1e-32
 
 
@@ -30,7 +33,7 @@ class GaussianPrior:
         mean: `(d,)` of one image, float64.
         directions: `(d, r)`, orthonormal.
         above: `(r,)`, the variance along each beyond the floor, not negative.
-        floor: the variance in every other direction, positive.
+        floor: the variance in every other direction, not negative.
         shrinkage: how much of the identity went into S.
     """
 
@@ -86,12 +89,64 @@ class GaussianPrior:
         )
 
     @classmethod
+    def from_classes(cls, inputs: Tensor, labels: Tensor, *, tied: bool) -> GaussianPrior:
+        """Return what public images suggest of an image whose class is known, tails not inflated.
+
+        S is the covariance within classes, n - k in the denominator, and a tenth of it that of the
+        same images moved by up to a pixel. Bounds are concave in S, so that a covariance that is
+        right on average makes them too low on average, and of few images by a lot: these have no
+        variance in most directions. Shrinkage towards the identity gives them too much, more than
+        the fine structure of images has, and makes bounds too high. Moved images have theirs in
+        the directions that images have; a tenth of them leaves bounds too low (docs/findings.md).
+
+        Args:
+            inputs: `(n, C, *S)` in [0, 1], none of them attacked.
+            labels: `(n,)`.
+            tied: whether the channels of a pixel are one unknown.
+
+        Raises:
+            ConfigurationError: no class has two images, or images that are all the same.
+        """
+        classes = torch.unique(labels).tolist()
+        free = len(labels) - len(classes)
+        if free < 1:
+            raise ConfigurationError(
+                f"{len(labels)} public images of {len(classes)} classes have no covariance within "
+                "a class: give at least 2 of one class"
+            )
+        pixels = unknown_pixels(inputs, tied=tied).reshape(len(inputs), -1, *inputs.shape[2:])
+        means = {c: pixels[labels == c].mean(0) for c in classes}
+        centred = pixels - torch.stack([means[int(c)] for c in labels])
+        still = centred.flatten(1)
+        square = (1 - _MOVED) * still.T @ still / free + _MOVED * _moved_covariance(centred) / free
+        average = float(square.trace()) / len(square)
+        if average < _NO_VARIANCE:
+            raise ConfigurationError(
+                "the public images of each class are all the same, so that they say nothing of how "
+                "images differ: give others"
+            )
+        variances, directions = torch.linalg.eigh(square)
+        kept = variances > _ROUNDING * float(variances[-1])
+        return cls(
+            mean=pixels.mean(0).flatten(),
+            directions=directions[:, kept],
+            above=variances[kept],
+            floor=0.0,
+            shrinkage=0.0,
+        )
+
+    @classmethod
     def isotropic(cls, mean: Tensor, variance: float) -> GaussianPrior:
         """Return N(mean, variance I), mean `(d,)`: of every pixel by itself."""
         flat = mean.detach().double().flatten()
         none = flat.new_zeros(0)
         directions = flat.new_zeros((len(flat), 0))
         return cls(mean=flat, directions=directions, above=none, floor=variance)
+
+    def to(self, device: torch.device) -> GaussianPrior:
+        """Return the same on a device."""
+        parts = {name: getattr(self, name).to(device) for name in ("mean", "directions", "above")}
+        return replace(self, **parts)
 
     @property
     def variance(self) -> float:
@@ -124,6 +179,25 @@ class GaussianPrior:
             (images, len(self.mean)), dtype=torch.float64, generator=generator
         ).to(self.mean.device)
         return self.mean + self.root(standard)
+
+
+def _moved_covariance(centred: Tensor) -> Tensor:
+    """Return the sum of squares of images `(n, C, *S)`, mean over moves by up to a pixel, (d, d).
+
+    A pixel that comes in at an edge is the one that was there.
+    """
+    sides = centred.ndim - 2
+    moves = list(itertools.product((-1, 0, 1), repeat=sides))
+    total = centred.new_zeros((centred[0].numel(), centred[0].numel()))
+    for move in moves:
+        moved = centred
+        for side, by in enumerate(move):
+            size = centred.shape[2 + side]
+            places = (torch.arange(size, device=centred.device) + by).clamp(0, size - 1)
+            moved = moved.index_select(2 + side, places)
+        flat = moved.flatten(1)
+        total += flat.T @ flat
+    return total / len(moves)
 
 
 def _ledoit_wolf(centred: Tensor, variances: Tensor) -> float:

@@ -12,7 +12,7 @@ from medpfl.aggregates import Aggregate
 from medpfl.batch_norm import POLICIES, BatchNormPolicy
 from medpfl.captures.fields import Fields, is_text, is_whole, parsed
 from medpfl.captures.parts import MOST_IMAGES, SPEC, spec_in, training_in
-from medpfl.captures.sums import aggregate_in, check_aggregate, check_order
+from medpfl.captures.sums import aggregate_in, check_aggregate, check_order, images_of
 from medpfl.captures.versions import FORMAT, VERSION, by_todays_names
 from medpfl.errors import DataError
 from medpfl.training import LocalTraining
@@ -204,7 +204,7 @@ def check_together(manifest: Manifest, place: str) -> None:
     lengths = {
         "labels": None if manifest.labels is None else len(manifest.labels),
         "truth_ids": None if manifest.truth_ids is None else len(manifest.truth_ids),
-        "local_training.order": None if order is None else len({i for b in order for i in b}),
+        "local_training.order": images_of(manifest.local_training),
     }
     for name, length in lengths.items():
         if length is not None and length != count:

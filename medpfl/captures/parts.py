@@ -64,8 +64,8 @@ def spec_in(data: Fields) -> DataSpec:
 
 def training_in(given: Fields) -> LocalTraining:
     """Return how a client trains, as an object of a file describes it."""
-    # Clients that say nothing of it shuffle.
-    given = replace(given, values={"shuffle": True, **given.values})
+    # Clients that say nothing of it shuffle, epoch by epoch.
+    given = replace(given, values={"shuffle": True, "sampling": "epochs", **given.values})
     given.require(field.name for field in fields(LocalTraining))
     settings = {key: value for key, value in given.values.items() if key != "order"}
     order = given.maybe("order", lambda key: order_in(given, key))

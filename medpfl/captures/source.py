@@ -185,7 +185,12 @@ class FileCaptures:
             defense=None,
         )
         return Capture(
-            observation, captured.truth, _facts(captured), captured.round, captured.client
+            observation,
+            captured.truth,
+            _facts(captured),
+            captured.round,
+            captured.client,
+            training=update.local_training,
         )
 
 

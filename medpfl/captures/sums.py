@@ -75,6 +75,9 @@ def check_order(training: LocalTraining, order: Batches, count: int, name: str, 
     Raises:
         DataError: says what it must be.
     """
+    if training.sampling == "poisson":
+        _check_samples(order, count, training.steps(count), name, place)
+        return
     size, steps = min(training.batch_size or count, count), training.steps(count)
     taken = Counter(i for batch in order for i in batch)
     fits = (
@@ -87,4 +90,21 @@ def check_order(training: LocalTraining, order: Batches, count: int, name: str, 
             f"{place}: {name} must take each of the {count} images, numbered from 0, "
             f"{training.epochs} times in {steps} steps of at most {size}: that is what epochs, "
             "batch_size and num_examples say. Correct these, or give null for the order"
+        )
+
+
+def images_of(training: LocalTraining | None) -> int | None:
+    """Return how many images an order tells of; None where it need not tell of all."""
+    if training is None or training.order is None or training.sampling == "poisson":
+        return None
+    return len({i for batch in training.order for i in batch})
+
+
+def _check_samples(order: Batches, count: int, steps: int, name: str, place: str) -> None:
+    whole = all(len(set(batch)) == len(batch) and max(batch, default=0) < count for batch in order)
+    if len(order) != steps or not whole:
+        raise DataError(
+            f"{place}: {name} must be {steps} samples of the {count} images, numbered from 0, no "
+            "image twice in one: that is what epochs, batch_size and num_examples say. Correct "
+            "these, or give null for the order"
         )

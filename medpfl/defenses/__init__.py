@@ -3,6 +3,7 @@
 from medpfl.defenses.base import Defense, DefenseReport, StatefulDefense, TrainingDefense
 from medpfl.defenses.clipping import Clipping
 from medpfl.defenses.composition import ClientState, Defenses
+from medpfl.defenses.dp_sgd import DpSgd
 from medpfl.defenses.masking import Masking
 from medpfl.defenses.noise import Gaussian, Laplace, MedPFLLevel, Noise, NoNoise
 from medpfl.defenses.none import NoDefense
@@ -21,6 +22,7 @@ __all__ = [
     "Defense",
     "DefenseReport",
     "Defenses",
+    "DpSgd",
     "Gaussian",
     "Laplace",
     "Masking",

@@ -110,6 +110,25 @@ class TrainingDefense(Part, Protocol):
 
 
 @runtime_checkable
+class Expecting(Protocol):
+    """A part inside training that has to know how many images a step takes."""
+
+    def expecting(self, images: float) -> StepDefense:
+        """Return the same for steps of so many images, in the mean where they are drawn."""
+        ...
+
+
+class StepDefense(Protocol):
+    """A `TrainingDefense` that was told of its steps."""
+
+    def gradient(
+        self, inner: Gradient, payload: ServerPayload, generator: torch.Generator
+    ) -> Gradient:
+        """See `TrainingDefense.gradient`."""
+        ...
+
+
+@runtime_checkable
 class Public(Protocol):
     """A part whose parameters an attacker can be told."""
 

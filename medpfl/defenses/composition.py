@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeGuard
 
@@ -14,22 +14,25 @@ from medpfl.defenses.base import (
     Checked,
     Defense,
     DefenseReport,
+    Expecting,
     Part,
     Public,
     State,
     StatefulDefense,
+    StepDefense,
     TrainingDefense,
 )
+from medpfl.defenses.dp_sgd import DpSgd
 from medpfl.defenses.none import NoDefense
 from medpfl.defenses.norms import entries_of, norm_of
-from medpfl.defenses.privacy import privacy_of
+from medpfl.defenses.privacy import Claim, claim_of
 from medpfl.defenses.secure_aggregation import SecureAggregation
 from medpfl.defenses.wire import Coding
 from medpfl.errors import ConfigurationError
 from medpfl.settings.build import require_kind
 from medpfl.settings.slots import lacking
 from medpfl.training import Gradient, mean_gradient
-from medpfl.types import ClientUpdate, DataSpec, DefenseFacts, Privacy, ServerPayload
+from medpfl.types import ClientUpdate, DataSpec, DefenseFacts, ServerPayload
 
 ClientState = Mapping[str, State]
 """What the parts of a composition keep on one client, by the parts' names."""
@@ -102,7 +105,11 @@ class Defenses:
     @property
     def noise(self) -> str | None:
         """The noise that is added in words, or None where none is."""
-        told = [p.describe() for p in self.parts.values() if hasattr(p, "noise")]
+        told = [
+            part.noise_in_words() if isinstance(part, DpSgd) else part.describe()
+            for part in self.parts.values()
+            if isinstance(part, DpSgd) or hasattr(part, "noise")
+        ]
         return ", ".join(text for text in told if text is not None) or None
 
     def describe(self) -> tuple[str, ...]:
@@ -113,10 +120,29 @@ class Defenses:
             lines.append(part.name if told is None else f"{part.name}: {told}")
         return tuple(lines)
 
+    def claim(self, tensors: Callable[[], int]) -> Claim | str:
+        """Return the theorem that holds for the parts in this order, or why none does.
+
+        Args:
+            tensors: tells how many there are in an update.
+        """
+        return claim_of(tuple(self.parts.values()), tensors)
+
     @property
-    def privacy(self) -> Privacy:
-        """What the parts guarantee in this order."""
-        return privacy_of(tuple(self.parts.values()))
+    def dp_sgd(self) -> DpSgd | None:
+        """The part that clips every image's gradient, where there is one."""
+        return next((part for part in self.parts.values() if isinstance(part, DpSgd)), None)
+
+    def with_noise(self, multiplier: float) -> Defenses:
+        """Return the same, with the noise that `DpSgd.target_epsilon` was found to take."""
+        return Defenses(
+            {
+                name: replace(part, noise_multiplier=multiplier, target_epsilon=None)
+                if isinstance(part, DpSgd)
+                else part
+                for name, part in self.parts.items()
+            }
+        )
 
     def facts(self) -> tuple[DefenseFacts, ...]:
         """Return what an attacker may know of each part; nothing where there is no defense."""
@@ -133,12 +159,26 @@ class Defenses:
             if isinstance(part, Checked):
                 part.check(model, spec)
 
-    def gradient(self, payload: ServerPayload, generator: torch.Generator) -> Gradient:
-        """Return what each step of a client's training follows; see `TrainingDefense.gradient`."""
+    def gradient(
+        self,
+        payload: ServerPayload,
+        generator: torch.Generator,
+        expected: float | None = None,
+    ) -> Gradient:
+        """Return what each step of a client's training follows; see `TrainingDefense.gradient`.
+
+        Args:
+            payload: the network that the client trains.
+            generator: where every random number comes from.
+            expected: images a step, in the mean where they are drawn; None for as many as it has.
+        """
         gradient: Gradient = mean_gradient
         for part in self.parts.values():
             if has_gradient(part):
-                gradient = part.gradient(gradient, payload, generator)
+                acting: StepDefense = part
+                if expected is not None and isinstance(part, Expecting):
+                    acting = part.expecting(expected)
+                gradient = acting.gradient(gradient, payload, generator)
         return gradient
 
     def on_update(
@@ -187,6 +227,7 @@ class Defenses:
                         f"defense=[{listed}]: {name} goes alone: leave it out, or the others"
                     )
         acted: str | None = None
+        noisy: str | None = None
         *first, last = self.parts
         for name in first:
             if isinstance(self.parts[name], SecureAggregation):
@@ -200,6 +241,13 @@ class Defenses:
                     f"defense=[{listed}]: {name} acts inside training, before {acted} sees the "
                     f"update: list {name} before {acted}"
                 )
+            if has_gradient(part) and noisy is not None:
+                raise ConfigurationError(
+                    f"defense=[{listed}]: {name} looks at the images again after {noisy} has added "
+                    f"its noise, and no epsilon would hold: list {name} before {noisy}"
+                )
+            if isinstance(part, DpSgd):
+                noisy = name
             if not has_gradient(part):
                 acted = acted or name
 

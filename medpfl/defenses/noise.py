@@ -111,7 +111,7 @@ class Gaussian:
         standard = torch.randn(
             tensor.shape, dtype=torch.float64, generator=generator, device=generator.device
         )
-        return (self.std * standard).to(tensor)
+        return standard.mul_(self.std).to(tensor)
 
 
 @checked("noise")

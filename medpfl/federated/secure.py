@@ -114,7 +114,7 @@ class SecureRounds:
             raise ConfigurationError(
                 f"capture.clients={list(capturing.clients)}: under secure aggregation the server "
                 "sees no client's own update, only the sum over a round. Leave capture.clients "
-                "out, or attack single updates with threat.aggregation=individual"
+                "out, or leave secure aggregation out to attack single updates"
             )
         if federation.batch_norm == "train_shared":
             raise ConfigurationError(

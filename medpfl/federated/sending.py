@@ -49,7 +49,8 @@ class Sender:
             state: what its defenses have kept; not changed.
         """
         order, stream = (generator(self.seed, what, name) for what in ("order", "defense"))
-        gradient = self.defense.gradient(payload, stream)
+        expected = self.client.training.expected(len(truth.labels))
+        gradient = self.defense.gradient(payload, stream, expected)
         update, facts = self.client.update(truth, payload, order, gradient)
         defended = self.defense.on_update(update, state, stream)
         facts = replace(

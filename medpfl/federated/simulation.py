@@ -13,6 +13,7 @@ from medpfl.batch_norm import IN_WORDS
 from medpfl.data import LoadedData
 from medpfl.defenses import Defenses
 from medpfl.errors import ConfigurationError
+from medpfl.federated.account import Account, Sending, open_account
 from medpfl.federated.capturing import Capturing, each_its_own, probes, whole
 from medpfl.federated.client import Client
 from medpfl.federated.diary import Diary
@@ -61,9 +62,33 @@ class Simulation:
     seed: int
     device: torch.device
 
-    @cached_property
+    @property
     def plan(self) -> tuple[Planned, ...]:
-        """See `CaptureSource.plan`."""
+        """See `CaptureSource.plan`; what a privacy budget does not reach is not in it."""
+        return self.account.planned
+
+    @cached_property
+    def account(self) -> Account:
+        """What privacy the federation has, and how far its budget lets it train."""
+        f = self.federation
+        sending = Sending(
+            training=f.local,
+            sizes={n: len(shard) for n, shard in enumerate(self.shards)} if f.is_shared else {},
+            rounds=f.rounds,
+            participants=self._crew.participants,
+            planned=self._wanted,
+            are_sent=f.is_shared and f.batch_size is None,
+            order_known="local_order" in self.threat.granted,
+            statistics=f.batch_norm == "train_shared",
+        )
+        stream = torch.Generator().manual_seed(0)
+        return open_account(
+            self.defense, sending, lambda: self.factory.build(self.data.spec, stream)
+        )
+
+    @cached_property
+    def _wanted(self) -> tuple[Planned, ...]:
+        """All updates that are to be attacked, whether or not they are reached."""
         ids, size = self.data.images.ids, self.federation.batch_size
         self.capturing.check_rounds(self.federation.rounds)
         seen = self._in_a_sum()
@@ -83,7 +108,7 @@ class Simulation:
                 seen=seen,
             )
         if seen is not None:
-            return sums(planned, self._rounds.survivors)
+            return sums(planned, self._crew.survivors)
         return self._taking_part(planned) if size is None else planned
 
     def _in_a_sum(self) -> int | None:
@@ -151,7 +176,7 @@ class Simulation:
     def _taking_part(self, planned: tuple[Planned, ...]) -> tuple[Planned, ...]:
         """Refuse updates that are never sent."""
         for p in planned:
-            if p.client not in self._rounds.participants(p.round):
+            if p.client not in self._crew.participants(p.round):
                 raise ConfigurationError(
                     f"client {p.client} takes no part in round {p.round} "
                     f"(federation.clients_per_round={self.federation.clients_per_round}): leave it "
@@ -163,10 +188,11 @@ class Simulation:
         """See `CaptureSource.describe`."""
         return Described(
             model=getattr(self.factory, "label", type(self.factory).__name__),
-            defense="\n".join(self.defense.describe()),
-            noise=self.defense.noise,
+            defense="\n".join(self.account.defense.describe()),
+            noise=self.account.defense.noise,
             federation=tuple(self._in_words()),
-            privacy=None if self.defense.is_none else self.defense.privacy,
+            privacy=self.account.privacy,
+            stopped=self.account.stopped,
         )
 
     def _in_words(self) -> Iterator[str]:
@@ -245,16 +271,25 @@ class Simulation:
         else:
             summed = self._summed(self._secure, planned, payload, states)
             update, facts = summed.update, summed.facts
+        of_defense = self.account.defense.facts()
         observation = self.threat.observe(
             capture_id=planned.capture_id,
             payload=payload,
             update=update,
             spec=self.data.spec,
             parameters=self.capturing.names_of(list(payload.parameters)),
-            defense=self.defense.facts(),
+            defense=of_defense,
             auxiliary=self.auxiliary,
         )
-        return Capture(observation, self.truth(planned), facts, planned.round, planned.client)
+        return Capture(
+            observation,
+            self.truth(planned),
+            facts,
+            planned.round,
+            planned.client,
+            training=update.local_training,
+            defense=of_defense,
+        )
 
     def _sent(self, planned: Planned, payload: ServerPayload, states: ClientStates) -> Sent:
         """Return what a client sends of the images of a planned update."""
@@ -285,19 +320,20 @@ class Simulation:
 
     @cached_property
     def _sender(self) -> Sender:
-        client = Client(
-            spec=self.data.spec,
-            device=self.device,
-            training=self.federation.local,
-        )
-        return Sender(client=client, defense=self.defense, seed=self.seed)
+        return replace(self._crew.sender, defense=self.account.defense)
 
     @cached_property
     def _rounds(self) -> Rounds:
+        return replace(self._crew, sender=self._sender, count=self.account.rounds)
+
+    @cached_property
+    def _crew(self) -> Rounds:
+        """Who takes part, and when; what that costs in privacy is not known yet."""
+        client = Client(spec=self.data.spec, device=self.device, training=self.federation.local)
         return Rounds(
             images=self.data.images,
             shards=self.shards,
-            sender=self._sender,
+            sender=Sender(client=client, defense=self.defense, seed=self.seed),
             count=self.federation.rounds,
             clients_per_round=self.federation.clients_per_round,
             lr=self.federation.local.lr,

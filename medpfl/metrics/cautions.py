@@ -56,6 +56,8 @@ def _left_open(scores: Sequence[ImageScore]) -> str | None:
     )
     if all(s.closed_form for s in left_open):
         return f"{told}, as far as the rounding of a float32 client lets it; priors may know more"
+    if all(s.defense.get("share_sent", 1.0) < 1 for s in left_open):
+        return f"{told}, as its defense did not send the other entries; priors may know more"
     return f"{told}. Lower attack.optimizer.objective_below before reading this as safety"
 
 

@@ -3,13 +3,15 @@
 It takes no threshold, and its chance level is exact. A guess that does not depend on the image,
 whatever it shows, is nearest to one candidate, second nearest to another, and so on: over all
 candidates as the original its ranks are 1 to k, each once. So it comes first one time in k, and its
-mean reciprocal rank is H(k) / k. Where several images are behind an update, they are matched to the
-reconstructions with the truth, and even such a guess does a little better.
+mean reciprocal rank is H(k) / k. Where N images are behind an update, they are matched to its N
+reconstructions with the truth: of N guesses the best may count, and chance is at most what the best
+of them reaches (Boole's inequality: N times as often among the first r).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -27,10 +29,12 @@ class Rank:
         rank: from 1, the image that the reconstruction is most like; the mean over the places that
             equally similar images share.
         candidates: images that it is ranked among, the original included.
+        guesses: reconstructions of its update, one of which was matched to it.
     """
 
     rank: float
     candidates: int
+    guesses: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,23 +84,30 @@ def identification(ranks: Sequence[Rank]) -> Identification | None:
         top1=first / n,
         top1_low=low,
         top1_high=high,
-        top1_chance=fmean(1 / r.candidates for r in ranks),
+        top1_chance=fmean(min(1.0, r.guesses / r.candidates) for r in ranks),
         mrr=fmean(reciprocal),
         mrr_low=mrr_low,
         mrr_high=mrr_high,
-        mrr_chance=fmean(mrr_by_chance(r.candidates) for r in ranks),
+        mrr_chance=fmean(mrr_by_chance(r.candidates, r.guesses) for r in ranks),
     )
 
 
 def ranks_of(scores: Sequence[ImageScore]) -> list[Rank]:
-    """Return the ranks in rows of ``metrics.csv``, of the images that have one."""
+    """Return the ranks in rows of ``metrics.csv`` of one run, of the images that have one."""
+    behind = Counter(s.capture_id for s in scores)
     return [
-        Rank(s.identification_rank, int(s.identification_candidates))
+        Rank(s.identification_rank, s.identification_candidates, behind[s.capture_id])
         for s in scores
         if math.isfinite(s.identification_rank) and s.identification_candidates
     ]
 
 
-def mrr_by_chance(candidates: int) -> float:
-    """Return the mean reciprocal rank of a guess: the k-th harmonic number over k."""
-    return math.fsum(1 / place for place in range(1, candidates + 1)) / candidates
+def mrr_by_chance(candidates: int, guesses: int = 1) -> float:
+    """Return what the mean reciprocal rank of a guess is, or is at most for the best of several.
+
+    With P(r) the probability of a rank of r or better, it is the sum of P(r) / r (r + 1) over
+    r < k, and of 1 / k. Of one guess P(r) = r / k, and the sum is the k-th harmonic number over k.
+    """
+    k = candidates
+    within = (min(1.0, guesses * r / k) for r in range(1, k))
+    return math.fsum([*(p / (r * (r + 1)) for r, p in enumerate(within, start=1)), 1 / k])

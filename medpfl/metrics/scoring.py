@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from medpfl.bounds.columns import BOUND_COLUMNS, UpdateBound
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import psnr_db_of, ssim_per_image
 from medpfl.metrics.line_up import Likeness
@@ -50,11 +51,21 @@ class Judgement:
         order: `(N,)` int64: entry n is the reconstruction that goes with original n.
         scores: a row of ``metrics.csv`` for each original, in their order.
         ssim_trace: `(T,)` mean SSIM at the steps of the reconstruction's trace, or None.
+        left: `(N, C, *S)`: what the update leaves open of each pixel, see `UpdateBound`, or None.
     """
 
     order: Tensor
     scores: tuple[ImageScore, ...]
     ssim_trace: Tensor | None = None
+    left: Tensor | None = None
+
+    def beside(self, bound: UpdateBound | None) -> Judgement:
+        """Return the same with what no attack exceeds beside it; None where nothing is known."""
+        if bound is None:
+            return self
+        pairs = zip(self.scores, bound.columns, strict=True)
+        scores = tuple(replace(score, bounds=_in_decibels(columns)) for score, columns in pairs)
+        return replace(self, scores=scores, left=bound.left)
 
 
 @checked("metrics")
@@ -82,7 +93,10 @@ class Scorer:
     def __post_init__(self) -> None:
         check_names(
             self.measures or {},
-            taken=(*ImageScore.fixed_columns(), *DEFENSE_COLUMNS, "measures", "defense"),
+            taken=(
+                *(*ImageScore.fixed_columns(), *DEFENSE_COLUMNS, *BOUND_COLUMNS),
+                *("measures", "defense", "bounds"),
+            ),
         )
 
     def check(self, spec: DataSpec) -> None:
@@ -230,6 +244,13 @@ class _Pair:
     original: Tensor
     guess: Tensor
     signs: Signs
+
+
+def _in_decibels(columns: Mapping[str, float]) -> dict[str, float]:
+    found = dict(columns)
+    if "bound_mse" in columns:
+        found["bound_psnr_db"] = psnr_db_of(columns["bound_mse"])
+    return {name: found[name] for name in BOUND_COLUMNS if name in found}
 
 
 def _of_the_attack(reconstruction: Reconstruction, count: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
+from medpfl.metrics.bounded import BoundSummary, beaten, bounds_of
 from medpfl.metrics.cautions import cautions
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.identification import identification, ranks_of
@@ -27,12 +28,22 @@ class DefenseSummary:
         parts: what each part of the defense does, in their order.
         noise: that it adds, or None without.
         privacy: why epsilon is what it is.
+        unit: what is hidden: one ``image``, or all images of a ``client``.
+        epsilon_round: of one round of training; None where there is none, or it is infinite.
+        epsilon_attacked: of training and the attacked updates; None where it is infinite.
+        candidates: for an image, of which `rero` is about.
+        guarantee: all this in lines.
         means: means over the images of the columns that the defense has in ``metrics.csv``.
     """
 
     parts: Sequence[str]
     noise: str | None
     privacy: str
+    unit: str
+    epsilon_round: float | None
+    epsilon_attacked: float | None
+    candidates: int
+    guarantee: Sequence[str]
     means: Mapping[str, float]
 
 
@@ -108,8 +119,19 @@ class Summary:
         identification_mrr_high: upper end.
         identification_mrr_chance: what the same guess reaches.
         epsilon: of differential privacy, infinite where the defense guarantees nothing; None
-            without a defense, or where nobody knows.
+            without a defense, or where nobody knows. Of all that clients send in training, or of
+            the attacked updates where there is no training.
+        delta: the probability with which epsilon may fail; None where it is infinite.
+        accountant: ``pld``, ``rdp`` or ``exact``; ``none`` where epsilon is infinite.
+        rero: how probably any attack on training and the attacked updates picks the right one of
+            `DefenseSummary.candidates` at most; 1 where the defense guarantees nothing.
         defense: what else there is to say of the defense; None without one.
+        bound_mse: mean over the bounded images of the least mean squared error of any attacker, on
+            average over images like these; None where no such bound applies.
+        bound_psnr_db: the same in decibels: what no attack exceeds on average.
+        attack_psnr_db: the attack's mean squared error over the same images in decibels; not the
+            mean of the images' own.
+        bounds: what else bounds say, and why some are left out; None where none are asked for.
     """
 
     n: int
@@ -172,13 +194,21 @@ class Summary:
     identification_mrr_high: float | None = None
     identification_mrr_chance: float | None = None
     epsilon: float | None = None
+    delta: float | None = None
+    accountant: str | None = None
+    rero: float | None = None
     defense: DefenseSummary | None = None
+    bound_mse: float | None = None
+    bound_psnr_db: float | None = None
+    attack_psnr_db: float | None = None
+    bounds: BoundSummary | None = None
 
 
 def summarise(
     scores: Sequence[ImageScore],
     grading: Grading | None = None,
     described: Described | None = None,
+    bounds_note: str | None = None,
 ) -> Summary:
     """Summarise the rows of ``metrics.csv``.
 
@@ -186,6 +216,7 @@ def summarise(
         scores: the rows.
         grading: what the rows were graded with, for its thresholds.
         described: where the updates came from, for their defense.
+        bounds_note: why bounds are left out, or some of them.
 
     Raises:
         ValueError: there are no rows.
@@ -234,11 +265,16 @@ def summarise(
         unexplained_median=_median(s.unexplained for s in scores),
         agreement_median=_median(s.agreement for s in scores),
         n_agreement=sum(math.isfinite(s.agreement) for s in scores),
-        cautions=list(cautions(scores, grading)),
+        cautions=[
+            *cautions(scores, grading),
+            *filter(None, [beaten(scores)]),
+            *_stopped(described),
+        ],
         measures=means_of(scores),
         **_grades(judged, grading),
         **_identification(judged),
         **_defense(scores, described),
+        **bounds_of(scores, bounds_note),
     )
 
 
@@ -246,16 +282,33 @@ def _defense(scores: Sequence[ImageScore], described: Described | None) -> dict[
     """Return the fields of `Summary` about a defense; none where there is none, or none known."""
     if described is None or described.privacy is None:
         return {}
+    privacy = described.privacy
     kept = {n: [s.defense[n] for s in scores if n in s.defense] for n in DEFENSE_COLUMNS}
     return {
-        "epsilon": described.privacy.epsilon,
+        "epsilon": privacy.epsilon,
+        "delta": privacy.delta,
+        "accountant": privacy.accountant,
+        "rero": privacy.rero,
         "defense": DefenseSummary(
             parts=described.defense.splitlines(),
             noise=described.noise,
-            privacy=described.privacy.reason,
+            privacy=privacy.reason,
+            unit=privacy.unit,
+            epsilon_round=privacy.epsilon_round,
+            epsilon_attacked=_finite(privacy.epsilon_attacked),
+            candidates=privacy.candidates,
+            guarantee=list(privacy.describe()),
             means={name: fmean(values) for name, values in kept.items() if values},
         ),
     }
+
+
+def _stopped(described: Described | None) -> list[str]:
+    return [] if described is None or described.stopped is None else [described.stopped]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _grades(scores: Sequence[ImageScore], grading: Grading | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The papers' tables and figures: reported numbers beside measured ones, with the reasons."""
 
 from medpfl.paper.comparison import ComparisonTable
+from medpfl.paper.frontier import Frontier
 from medpfl.paper.noise_picture import NoiseFigure
 from medpfl.paper.noise_table import NoiseTable
 from medpfl.paper.pictures import ProgressFigure
@@ -8,6 +9,7 @@ from medpfl.paper.product import PaperReport, Product
 
 __all__ = [
     "ComparisonTable",
+    "Frontier",
     "NoiseFigure",
     "NoiseTable",
     "PaperReport",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.utils import JobReturn
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rich.text import Text
 
 from medpfl.paper.reported import REPORTED_IMAGES, ROWS
@@ -62,6 +62,7 @@ class PaperReport(SweepReport):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Say what is to come and how long it is expected to take."""
+        resolve_swept(config)
         super().on_multirun_start(config, **kwargs)
         if config.budget not in BUDGETS:
             print_error(f"budget={config.budget}: choose full or quick")
@@ -98,6 +99,17 @@ class PaperReport(SweepReport):
         nothing_ran = all(result.problem is not None for result in results)
         failed = sum(result.failed for result in results)
         return replace(outcome, failed=len(results) if nothing_ran else failed)
+
+
+def resolve_swept(config: DictConfig) -> None:
+    """Write out what a sweep's values refer to, such as those that follow the budget.
+
+    Hydra's notes keep them as they are here, and whoever reads these later sees plain lists.
+    """
+    params = config.hydra.sweeper.get("params")
+    if params is not None and config.budget in BUDGETS:
+        with read_write(config), open_dict(config):
+            config.hydra.sweeper.params = OmegaConf.to_container(params, resolve=True)
 
 
 def shortened(budget: str, n_images: int | None) -> str:

@@ -83,6 +83,7 @@ _ROWS = (
     PaperRow("gradinv_trained_small", "GradInv, fine-tuned, reduced", "gradinv", 60.0, {}),
     PaperRow("noise_cpl", "CPL", "cpl", 2.0, {}),
     PaperRow("noise_scale_free", "scale_free", "cpl", 1.0, {}),
+    PaperRow("frontier", "scale_free", "cpl", 1.0, {}),
     PaperRow("noise_adaptive", "scale_free, knows noise and images", "cpl", 1.0, {}),
 )
 

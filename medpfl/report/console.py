@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medpfl.outcomes import Grade
+from medpfl.report.bound_words import in_words
 from medpfl.report.palette import BAR_STYLE, ERROR_STYLE, WARNING_STYLE
 from medpfl.report.progress import Progress, show_progress
 from medpfl.report.tables import (
@@ -66,6 +67,7 @@ class RunPlan:
         duration: how long it may take, where that is long.
         federation: who trains with whom, in lines, where that is not plain FedSGD.
         privacy: what the defense guarantees in words, or None without one.
+        bounds: what is set beside the attack, or why not; None where that goes without saying.
     """
 
     attack: str
@@ -86,6 +88,7 @@ class RunPlan:
     duration: str | None = None
     federation: tuple[str, ...] = ()
     privacy: str | None = None
+    bounds: str | None = None
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -115,6 +118,8 @@ def announce(plan: RunPlan, *, console: Console | None = None) -> None:
     facts.add_row("noise", plan.noise or "none")
     if plan.privacy is not None:
         facts.add_row("privacy", plan.privacy)
+    if plan.bounds is not None:
+        facts.add_row("bounds", plan.bounds)
     facts.add_row("threat", "\n".join(plan.threat))
     facts.add_row("device", plan.device)
     if plan.duration is not None:
@@ -264,6 +269,9 @@ def _rates(summary: Summary, threshold: float) -> Table:
         table.add_row("noise", _noise(summary))
     if summary.defense is not None:
         table.add_row("sent", _sent(summary.defense))
+        table.add_row("privacy", "\n".join(summary.defense.guarantee))
+    if summary.bounds is not None:
+        table.add_row("bounds", Text(in_words(summary.bounds), style="bold"))
     if n:
         table.add_row("ended", _ended(summary))
     return _indented(table)
@@ -328,11 +336,14 @@ def _restarts(summary: Summary) -> str:
 def _sent(defense: DefenseSummary) -> str:
     """Return what a defended update costs and has left, as means."""
     means, words = defense.means, []
-    if "bytes_sent" in means:
-        words.append(f"{means['bytes_sent']:,.0f} bytes an update")
     if "expansion" in means:
+        words.append(f"{means['bytes_sent']:,.0f} bytes a client and round")
         words.append(f"{format_number(means['expansion'])} times the plain update's")
         words.append(f"{format_seconds(means['aggregation_seconds'])} to add up a round")
+        if means["entries_clipped"]:
+            words.append(f"{means['entries_clipped']:,.0f} entries a round cut to clip_range")
+    elif "bytes_sent" in means:
+        words.append(f"{means['bytes_sent']:,.0f} bytes an update")
     if means.get("share_sent", 1.0) < 1:
         words.append(f"{format_percent(means['share_sent'])} of its entries")
     if "clip_factor" in means:

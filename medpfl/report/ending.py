@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from medpfl.experiment import Experiment
 from medpfl.metrics import Summary
+from medpfl.report.bound_figure import BoundedItem, bound_figure
 from medpfl.report.console import make_console, paths, summary_table
 from medpfl.report.diary import ROUNDS
 from medpfl.report.figures import GalleryItem, TraceCurve, gallery, traces
 from medpfl.report.leakage import FILE, leakage_by_round, leakage_table, norms_of, write_leakage
-from medpfl.report.record import RunRecord
+from medpfl.report.record import RunRecord, VictimRecord
 from medpfl.report.rounds_figure import rounds_figure
 from medpfl.report.rounds_file import RoundScore, read_rounds
 from medpfl.report.run_folder import resume_command
@@ -17,7 +18,7 @@ from medpfl.types import ImageScore
 
 def draw(record: RunRecord, experiment: Experiment) -> None:
     """Draw the gallery and the curves of a run into ``figures/``."""
-    items, curves = [], []
+    items, curves, bounded = [], [], list[BoundedItem]()
     several = len({score.round for score in record.scores}) > 1
     for victim in record.victims():
         items += [
@@ -37,14 +38,32 @@ def draw(record: RunRecord, experiment: Experiment) -> None:
         if victim.trace is not None and victim.ssim_trace is not None:
             curve = TraceCurve(victim.trace.steps, victim.trace.objective, victim.ssim_trace)
         curves.append(curve)
+        bounded += _bounded(victim)
     synthetic, threshold = experiment.data.synthetic, experiment.scorer.threshold
     figures = record.folder / "figures"
     title = f"{experiment.attack.name} on {experiment.data.name}"
     gallery(figures / "gallery.png", items, title=title, synthetic=synthetic, threshold=threshold)
+    if bounded:
+        path = figures / "bounds.png"
+        bound_figure(path, bounded, title=f"Bounds: {title}", synthetic=synthetic)
     if any(curves):
         path = figures / "traces.png"
         traces(path, curves, title=title, synthetic=synthetic, threshold=threshold)
     _draw_rounds(record, title=title, synthetic=synthetic, threshold=threshold)
+
+
+def _bounded(victim: VictimRecord) -> list[BoundedItem]:
+    """Return the images of an update for the picture of bounds; none where it has none."""
+    if victim.left is None:
+        return []
+    parts = zip(victim.original, victim.reconstruction, victim.left, victim.scores, strict=True)
+    return [
+        BoundedItem(
+            score.image_id, original, reconstruction, left, score.mse, score.bounds["bound_mse"]
+        )
+        for original, reconstruction, left, score in parts
+        if "bound_mse" in score.bounds
+    ]
 
 
 def _draw_rounds(record: RunRecord, *, title: str, synthetic: bool, threshold: float) -> None:

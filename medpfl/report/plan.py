@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +13,20 @@ from medpfl.source import Planned
 from medpfl.types import Privacy
 
 
-def make_plan(experiment: Experiment, output: Path, *, duration: str | None = None) -> RunPlan:
+def make_plan(
+    experiment: Experiment,
+    output: Path,
+    *,
+    duration: str | None = None,
+    bounds: str | None = None,
+) -> RunPlan:
     """Describe a run.
 
     Args:
         experiment: its parts.
         output: the run's folder.
         duration: how long it may take, where that is long.
+        bounds: what is set beside the attack, or why not.
     """
     data = experiment.data
     payload, plan = experiment.source.example(), experiment.source.plan
@@ -29,6 +35,8 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
     notes, described = list(data.notes), experiment.source.describe()
     if left and not described.federation:
         notes.append(f"{left} selected images are left: too few for one more batch")
+    if described.stopped is not None:
+        notes.append(described.stopped)
     return RunPlan(
         attack=experiment.attack.name,
         dataset=data.name,
@@ -48,6 +56,7 @@ def make_plan(experiment: Experiment, output: Path, *, duration: str | None = No
         notes=tuple(notes),
         output=output,
         duration=duration,
+        bounds=bounds,
     )
 
 
@@ -63,9 +72,9 @@ def _in_a_sum(plan: Sequence[Planned]) -> str | None:
 
 
 def in_words(privacy: Privacy) -> str:
-    """Return a guarantee in a line."""
-    epsilon = "infinite" if math.isinf(privacy.epsilon) else f"{privacy.epsilon:.3g}"
-    return f"epsilon {epsilon}: {privacy.reason}"
+    """Return a guarantee in lines: what holds, and why."""
+    known = [privacy.reason] if privacy.delta is not None else []
+    return "\n".join((*privacy.describe(), *known))
 
 
 def describe_device(device: torch.device) -> str:

@@ -19,6 +19,7 @@ from medpfl._atomic import (
     replacing,
     write_text,
 )
+from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.errors import MedpflError
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.scoring import Judgement
@@ -51,8 +52,8 @@ class RunRecord:
 
     Only its owner can read it: reconstructions are patients' images. Each file is there whole or
     not at all, so a run that ends anyhow leaves every finished victim readable. One process at a
-    time writes to it. `grading` is what images are graded with, and `described` where updates
-    come from, once these are known.
+    time writes to it. `grading` is what images are graded with, `described` where updates come
+    from, and `bounds_note` why bounds are left out, once these are known.
     """
 
     def __init__(self, run_file: RunFile) -> None:
@@ -64,6 +65,7 @@ class RunRecord:
         self._damaged: list[str] = []
         self.grading: Grading | None = None
         self.described: Described | None = None
+        self.bounds_note: str | None = None
         self._table_written = -float("inf")
         self._release: Callable[[], object] = lambda: None
 
@@ -152,7 +154,7 @@ class RunRecord:
         Raises:
             ValueError: there are no rows.
         """
-        return summarise(self.scores, self.grading, self.described)
+        return summarise(self.scores, self.grading, self.described, self.bounds_note)
 
     def victims(self) -> Iterator[VictimRecord]:
         """Read the recorded victims back one at a time, in the order of `scores`."""
@@ -295,8 +297,9 @@ class RunRecord:
     def _write_table(self) -> None:
         scores = self.scores
         defense = [n for n in DEFENSE_COLUMNS if any(n in score.defense for score in scores)]
+        bounds = [n for n in BOUND_COLUMNS if any(n in score.bounds for score in scores)]
         measures = [name for score in scores for name in score.measures]
-        header = dict.fromkeys([*COLUMNS, *defense, *measures])
+        header = dict.fromkeys([*COLUMNS, *defense, *bounds, *measures])
         rows = [[row.get(name, math.nan) for name in header] for row in (s.row() for s in scores)]
         with self.writing():
             write_text(self.folder / "metrics.csv", csv_table([*header], rows))
@@ -325,4 +328,5 @@ def _in_order(
         scores=judgement.scores,
         trace=None if trace is None else replace(trace, inputs=trace.inputs.cpu()[:, order]),
         ssim_trace=judgement.ssim_trace,
+        left=judgement.left,
     )

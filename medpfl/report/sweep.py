@@ -51,12 +51,22 @@ _NOTE = (
     "interval. Recognisable: share of the images that are at least recognisable, told from other "
     "images of the dataset. Ceiling: share of the images whose gradient, squared in float32, is "
     "not zero. All zeros and mean image: the SSIM of guesses that need no attack. Noise scale and "
-    "SNR: means over the images; none where nothing was added. What follows: means of the measures "
-    "that were added, over the images where they are finite."
+    "SNR: means over the images; none where nothing was added. Attack and bound: the mean squared "
+    "error of the attack in decibels, and what no attack exceeds on average over images of one "
+    "covariance (van Trees); n/a where no bound applies. What follows: means of the measures that "
+    "were added, over the images where they are finite."
 )
 _BRIEF = ("ASR % (95 %)", "recog. %", "n", "SSIM")
 # Instead of one another: both do not fit beside two settings in 80 columns.
 _NOISE, _TIME = ("noise", "SNR dB"), ("s/image",)
+_BOUND = ("noise", "attack dB", "bound dB")
+_LONG_HEADINGS = {
+    "noise": "noise scale",
+    "SNR dB": "SNR (dB)",
+    "s/image": "s / image",
+    "attack dB": "attack (dB)",
+    "bound dB": "bound (dB)",
+}
 _MOST_MEASURES = 3
 """Of one's own, on the screen; ``results.md`` has all."""
 
@@ -200,13 +210,13 @@ def show(outcome: SweepOutcome, *, console: Console | None = None) -> None:
     table.add_column("job", justify="right", no_wrap=True)
     for heading in _short(axes):
         table.add_column(heading, overflow="fold")
-    noisy = any(row.get("noise_scale_mean") is not None for row in rows)
+    last = _last(rows)
     shown = own_measures(rows)[:_MOST_MEASURES]
-    for heading in (*_BRIEF, *shown, *(_NOISE if noisy else _TIME)):
+    for heading in (*_BRIEF, *shown, *last):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         varied = (_text(row[axis]) for axis in axes)
-        table.add_row(str(row["job"]), *varied, *_brief(row, shown, noisy=noisy))
+        table.add_row(str(row["job"]), *varied, *_brief(row, shown, last))
     out.print(Text(f"\n  {_headline(outcome)}", style="bold"))
     out.print(table)
     guesses = _guesses(rows)
@@ -274,11 +284,13 @@ def _jobs(numbers: Sequence[int]) -> str:
 def _markdown(outcome: SweepOutcome, sweep_dir: Path) -> str:
     axes = varying_columns(outcome.rows)
     own = own_measures(outcome.rows)
-    header = ["job", *axes, *_measures({}, own), "status"]
+    bounded = _is_bounded(outcome.rows)
+    header = ["job", *axes, *_measures({}, own, bounded=bounded), "status"]
     lines = []
     for row in outcome.rows:
         varied = (_text(row[axis]) for axis in axes)
-        lines.append([str(row["job"]), *varied, *_measures(row, own).values(), _ended(row)])
+        measured = _measures(row, own, bounded=bounded).values()
+        lines.append([str(row["job"]), *varied, *measured, _ended(row)])
     said = "".join(
         f"- {_jobs(jobs)}: {sentence}.\n"
         for sentence, jobs in _cautions(outcome.rows, sweep_dir).items()
@@ -287,16 +299,27 @@ def _markdown(outcome: SweepOutcome, sweep_dir: Path) -> str:
     return f"# {_headline(outcome)}\n\n{markdown_table(header, lines)}\n{_NOTE}\n{warned}"
 
 
-def _brief(row: Row, own: Sequence[str], *, noisy: bool) -> list[str | Text]:
+def _last(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the headings that say most of these jobs, beside their rates."""
+    if _is_bounded(rows):
+        return _BOUND
+    noisy = any(row.get("noise_scale_mean") is not None for row in rows)
+    return _NOISE if noisy else _TIME
+
+
+def _is_bounded(rows: Sequence[Row]) -> bool:
+    return any(row.get("bound_psnr_db") is not None for row in rows)
+
+
+def _brief(row: Row, own: Sequence[str], last: Sequence[str]) -> list[str | Text]:
     """Return the cells of the printed table: what fits beside two settings in 80 columns."""
     if row["status"] != COMPLETE:
-        empty = [""] * (len(_BRIEF) - 1 + len(own) + len(_NOISE if noisy else _TIME))
+        empty = [""] * (len(_BRIEF) - 1 + len(own) + len(last))
         return [Text(row["status"], style=ERROR_STYLE), *empty]
-    measured = _measures(row, own)
+    measured = _measures(row, own, bounded=last == _BOUND)
     rate = f"{measured['ASR'].removesuffix(' %')} {measured['95 %']}"
     leaked = measured["recognisable"].removesuffix(" %")
-    last = ("noise scale", "SNR (dB)") if noisy else ("s / image",)
-    keys = ("n", "SSIM", *map(_of_own, own), *last)
+    keys = ("n", "SSIM", *map(_of_own, own), *(_LONG_HEADINGS[name] for name in last))
     return [rate, leaked, *(measured[key] for key in keys)]
 
 
@@ -310,12 +333,13 @@ def _ended(row: Row) -> str:
     return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
 
 
-def _measures(row: Row, own: Sequence[str]) -> dict[str, str]:
+def _measures(row: Row, own: Sequence[str], *, bounded: bool) -> dict[str, str]:
     """Return what a job measured, as text by heading; empty where it measured nothing.
 
     Args:
         row: the job's.
         own: the names of measures that were added; they come last.
+        bounded: whether any of the jobs has a bound.
     """
     texts = {
         "n": _text(row.get("n")),
@@ -334,9 +358,17 @@ def _measures(row: Row, own: Sequence[str]) -> dict[str, str]:
         "s / image": format_number(row.get("seconds_per_image"), 2),
         "noise scale": _scale(row.get("noise_scale_mean")),
         "SNR (dB)": "none" if row.get("snr_db_mean") is None else f"{row['snr_db_mean']:.1f}",
+        **(_bounds(row) if bounded else {}),
         **{_of_own(name): format_value(row.get(f"{name}_mean")) for name in own},
     }
     return texts if row.get("n") is not None else dict.fromkeys(texts, "")
+
+
+def _bounds(row: Row) -> dict[str, str]:
+    return {
+        "attack (dB)": format_number(row.get("attack_psnr_db"), 1),
+        "bound (dB)": format_number(row.get("bound_psnr_db"), 1),
+    }
 
 
 def _of_own(name: str) -> str:

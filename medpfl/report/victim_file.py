@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medpfl._atomic import replacing
+from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.errors import MedpflError
 from medpfl.types import DEFENSE_COLUMNS, ImageScore, Trace
 
@@ -60,6 +61,7 @@ class VictimRecord:
         scores: N rows of ``metrics.csv``.
         trace: how the reconstruction came about, its images in the same order, or None.
         ssim_trace: `(T,)` mean SSIM at the trace's steps, or None.
+        left: `(N, C, *S)`: what the update leaves open of each pixel, or None.
     """
 
     original: Tensor
@@ -67,6 +69,7 @@ class VictimRecord:
     scores: tuple[ImageScore, ...]
     trace: Trace | None
     ssim_trace: Tensor | None
+    left: Tensor | None = None
 
     @property
     def originals(self) -> tuple[Tensor | None, ...]:
@@ -108,6 +111,8 @@ def save_victim(path: Path, record: VictimRecord) -> None:
         arrays["trace_inputs"] = _array(record.trace.inputs)
     if record.ssim_trace is not None:
         arrays["ssim_trace"] = _array(record.ssim_trace)
+    if record.left is not None:
+        arrays["left"] = _array(record.left)
     with replacing(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -143,6 +148,7 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> VictimRecord:
         scores=_scores_from_json(str(arrays["scores"])),
         trace=trace,
         ssim_trace=ssim_trace,
+        left=torch.from_numpy(arrays["left"]) if "left" in arrays else None,
     )
     images = (record.original, record.reconstruction)
     known = any(score.judged for score in record.scores)
@@ -151,6 +157,8 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> VictimRecord:
         raise ValueError("originals and reconstructions differ in shape, or are no images")
     if not len(record.reconstruction) == len(record.scores) > 0:
         raise ValueError("originals, reconstructions and scores do not go together")
+    if record.left is not None and len(record.left) != len(record.scores):
+        raise ValueError("what updates leave open and scores do not go together")
     if any(image.dtype is not torch.float32 or not image.isfinite().all() for image in images):
         raise ValueError("originals or reconstructions are not finite float32 numbers")
     return record
@@ -187,8 +195,9 @@ def _score(row: dict[str, Any]) -> ImageScore:
             raise ValueError(f"{name} is {value!r}")
     fixed = {name: found.pop(name) for name in ImageScore.fixed_columns() if name in found}
     defense = {name: _told(name, found.pop(name)) for name in DEFENSE_COLUMNS if name in found}
+    bounds = {name: _told(name, found.pop(name)) for name in BOUND_COLUMNS if name in found}
     measures = {name: _measured(name, found[name]) for name in found}
-    return ImageScore(**fixed, defense=defense, measures=measures)
+    return ImageScore(**fixed, defense=defense, bounds=bounds, measures=measures)
 
 
 def _measured(name: str, value: float | None) -> float:

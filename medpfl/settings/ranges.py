@@ -58,6 +58,8 @@ Scale = Annotated[float, Range(0, 1e18, "(]"), NO_NOISE]
 """Of noise; float32 holds it."""
 Delta = Annotated[float, Range(1e-12, 1, "[)")]
 """How probably an epsilon may fail; below 1e-12 the numerical accountants are blind."""
+Candidates = Annotated[int, Range(2, 1_000_000_000)]
+"""Among how many images an attacker picks one."""
 Budget = Annotated[float, Range(1e-3, 1e6)]
 """An epsilon that is aimed at."""
 NoiseMultiplier = Annotated[float, Range(1e-3, 1e6)]

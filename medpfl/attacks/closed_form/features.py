@@ -32,3 +32,17 @@ def layer_input(weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor | None
     features = (rows / largest * scaled.unsqueeze(1)).sum(0) / scaled.square().sum()
     varied = float(features.std()) > _LEAST_SPREAD * float(features.abs().max())
     return features if varied and bool(features.isfinite().all()) else None
+
+
+def misfit(weight_gradient: Tensor, bias_gradient: Tensor, features: Tensor) -> float:
+    """Return how far a gradient is from that of one example with these features, relative to it.
+
+    Args:
+        weight_gradient: `(K, F)`, not zero.
+        bias_gradient: `(K,)`.
+        features: `(F,)`.
+    """
+    rows = weight_gradient.double()
+    largest = rows.abs().max()
+    left = rows / largest - torch.outer(bias_gradient.double() / largest, features)
+    return float(left.norm() / (rows / largest).norm())

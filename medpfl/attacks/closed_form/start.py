@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medpfl.attacks.closed_form.feature_matching import match_features
-from medpfl.attacks.closed_form.features import layer_input
+from medpfl.attacks.closed_form.features import layer_input, misfit
 from medpfl.attacks.closed_form.layerwise import ConvolutionInverse
 from medpfl.attacks.closed_form.trunk import Trunk, TrunkEquations, image_unknowns, match_trunk
 from medpfl.attacks.starts import Solution, Start
@@ -51,7 +51,7 @@ class ClosedForm:
         self._fallback = fallback
         self._several = fallback if several is None else several
         self._largest_residual = largest_residual
-        self._prepared: tuple[ServerPayload, list[ConvolutionInverse]] | None = None
+        self._prepared: tuple[ServerPayload, dict[int, ConvolutionInverse]] | None = None
         self._trunk: tuple[ServerPayload, Trunk | None] | None = None
 
     def __call__(
@@ -93,8 +93,10 @@ class ClosedForm:
         """Return an image, the residual of its equations, and how much these determine of it."""
         model, shape = observation.payload.model, observation.spec.shape
         if isinstance(model, SigmoidCNN):
-            features = layer_input(observation.tensors["fc.weight"], observation.tensors["fc.bias"])
-            if features is None:
+            rows, bias = observation.tensors["fc.weight"], observation.tensors["fc.bias"]
+            features = layer_input(rows, bias)
+            # Told in no time, where the layers below would take seconds: most defenses end here.
+            if features is None or misfit(rows, bias, features) > self._largest_residual:
                 return None
             if len(features) >= torch.Size(shape).numel():
                 return *self._by_features(observation, features), math.nan
@@ -122,38 +124,38 @@ class ClosedForm:
         return match_features(extract_expanded, features, unknown)
 
     def _layer_by_layer(self, observation: Observation, features: Tensor) -> tuple[Tensor, float]:
-        inverses, tensors = self._inverses(observation), observation.tensors
+        model, tensors = observation.payload.model, observation.tensors
         fc = observation.payload.parameters["fc.weight"].double()
-        names = [name for name, _ in _convolutions(observation.payload.model)]
-        output = features.reshape(_shapes(observation.payload.model, observation.spec.shape)[-1])
+        output = features.reshape(_shapes(model, observation.spec.shape)[-1])
         above = (fc.T @ tensors["fc.bias"].double()).reshape(output.shape)
         worst = 0.0
-        for name, inverse in zip(reversed(names), reversed(inverses), strict=True):
+        for place, (name, _) in reversed([*enumerate(_convolutions(model))]):
+            inverse = self._inverse(observation, place)
             below = inverse.gradient_below(output, above)
             sent = tensors[f"{name}.weight"]
             if inverse.shape[0] < sent.shape[1]:  # of equal channels: their equations are equal
                 sent = sent.mean(1, keepdim=True)
             output, residual = inverse.solve(output, above, sent)
             above, worst = below, max(worst, residual)
+            if worst > self._largest_residual:  # the layers below are larger, and would cost most
+                break
         return output, worst
 
-    def _inverses(self, observation: Observation) -> list[ConvolutionInverse]:
-        """Return the network's part of the equations, computed once a payload."""
+    def _inverse(self, observation: Observation, place: int) -> ConvolutionInverse:
+        """Return the network's part of a convolution's equations, computed once a payload."""
         payload = observation.payload
         if self._prepared is None or self._prepared[0] is not payload:
-            shapes = _shapes(payload.model, observation.spec.shape)[:-1]
-            weights = [payload.parameters[f"{n}.weight"] for n, _ in _convolutions(payload.model)]
-            if _is_tied(observation.spec):
-                shapes[0] = torch.Size((1, *shapes[0][1:]))
-                weights[0] = weights[0].sum(1, keepdim=True)
-            layers = [
-                ConvolutionInverse.prepare(layer, weight, payload.parameters[f"{name}.bias"], shape)
-                for (name, layer), weight, shape in zip(
-                    _convolutions(payload.model), weights, shapes, strict=True
-                )
-            ]
-            self._prepared = (payload, layers)
-        return self._prepared[1]
+            self._prepared = (payload, {})
+        known = self._prepared[1]
+        if place not in known:
+            name, layer = _convolutions(payload.model)[place]
+            shape = _shapes(payload.model, observation.spec.shape)[place]
+            weight = payload.parameters[f"{name}.weight"]
+            if place == 0 and _is_tied(observation.spec):
+                shape, weight = torch.Size((1, *shape[1:])), weight.sum(1, keepdim=True)
+            bias = payload.parameters[f"{name}.bias"]
+            known[place] = ConvolutionInverse.prepare(layer, weight, bias, shape)
+        return known[place]
 
 
 def _is_tied(spec: DataSpec) -> bool:
