@@ -143,8 +143,7 @@ class ClientUpdate:
         buffers: the client's buffers after training, BatchNorm's moved statistics among them; None
             but under the policy ``train_shared``.
         labels: `(N,)`; only a threat model that grants labels lets them through.
-        aggregate: of a mean of several clients' updates, what it is made of, and then
-            `local_training` names no order; None of one client's.
+        aggregate: of a mean over clients, what it is made of: then orders are here; else None.
     """
 
     kind: Literal["gradient", "delta"]
@@ -236,8 +235,7 @@ class Observation:
             where it has no defense. None where withheld, or where nobody knows.
         auxiliary: `(A, C, *S)` in [0, 1]: public images of the modality, none of them attacked; the
             same tensor for all updates. None where withheld.
-        aggregate: of a mean of several clients' updates, how many they are and what they were
-            rounded to, and where granted their sizes and orders; None of one client's.
+        aggregate: of a mean over clients, what is granted of it; None of one client's update.
     """
 
     capture_id: str

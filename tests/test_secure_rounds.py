@@ -156,7 +156,7 @@ def test_who_drops_out_is_in_no_sum_and_in_no_round():
     ("settings", "message"),
     [
         (["federation.clients=1"], "1 client.* in a round: the sum over one client"),
-        (["federation.clients=null"], "set federation.clients to 2 or more"),
+        (["federation.clients=null"], "say how many clients there are|set federation.clients to 2"),
         (["federation.clients_per_round=1"], "federation.clients_per_round where it is set"),
         (["capture.clients=[1]"], r"capture.clients=\[1\]: under secure aggregation"),
         (
@@ -332,7 +332,17 @@ def test_the_summary_says_what_a_sum_costs():
         "aggregation_seconds": 0.012,
         "entries_clipped": 0.0,
     }
-    told = DefenseSummary(parts=[], noise=None, privacy="", means=means)
+    told = DefenseSummary(
+        parts=[],
+        noise=None,
+        privacy="",
+        unit="image",
+        epsilon_round=None,
+        epsilon_attacked=None,
+        candidates=10,
+        guarantee=[],
+        means=means,
+    )
     assert console._sent(told) == (
         "118,836 bytes a client and round, 2.004 times the plain update's, 0.012 s to add up a "
         "round"
