@@ -333,7 +333,7 @@ class Simulation:
         client = Client(spec=self.data.spec, device=self.device, training=self.federation.local)
         return Rounds(
             images=self.data.images,
-            shards=self.shards,
+            shards=self.shards if self.federation.is_shared else (),
             sender=Sender(client=client, defense=self.defense, seed=self.seed),
             count=self.federation.rounds,
             clients_per_round=self.federation.clients_per_round,
