@@ -334,10 +334,8 @@ class UpdateMap:
         counts = [client.steps for client in self.clients] or [len(taken)]
         trained, first = list[Trained](), 0
         for count in counts:
-            weights, rule = (
-                dict(parameters),
-                AdamDirection() if self.adam else MomentumDirection(self.momentum),
-            )
+            weights = dict(parameters)
+            direction = AdamDirection() if self.adam else MomentumDirection(self.momentum)
             moved: dict[str, Tensor] = {}
             for batch in taken[first : first + count]:
                 images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
