@@ -42,6 +42,7 @@ def leak(hits: int, n: int, *, first: int = 0) -> Leakage:
         ssim=Estimate(hits / n, 0, 1, n),
         identification=identification(ranks),
         psnr_db=NOTHING,
+        cut_short=0,
         bound_psnr_db=NOTHING,
     )
 
@@ -132,7 +133,8 @@ def sweep(tmp_path: Path) -> Path:
         broken = name == "none" or (name == "topk_0.1" and kind == "adaptive")
         score = replace(SCORE, identification_rank=1.0, identification_candidates=50, round=3)
         if not broken:
-            score = replace(score, success=False, ssim=0.01, identification_rank=30.0)
+            score = replace(score, success=False, ssim=0.01, status="out_of_steps")
+            score = replace(score, identification_rank=30.0)
         images = [replace(score, capture_id=f"update-{n}") for n in range(6)]
         folder = add_job(tmp_path, number, told, scores=images)
         record = json.loads((folder / "run.json").read_text())
@@ -180,7 +182,9 @@ def test_the_product_is_a_table_for_readers_one_for_scripts_and_a_picture(
     with Image.open(files["frontier, png"]) as drawn:
         assert drawn.width > 1500
     shown = capsys.readouterr().out
-    assert "raise n_images" in " ".join(shown.split())
+    words = " ".join(shown.split())
+    assert "raise n_images" in words
+    assert "ran out of steps on 24 of 24 images" in words
 
 
 def test_a_sweep_without_a_complete_job_says_so(tmp_path: Path) -> None:

@@ -96,8 +96,11 @@ def test_the_frontier_sweeps_more_points_without_a_budget() -> None:
     assert points == set(DEFENSES)
     assert (quick.capture.rounds, quick.federation.rounds) == ([0, 15], 15)
     assert list(full.threat.knows) == ["num_examples", "local_training"]
-    knowing = composed("frontier", "paper/attacker=adaptive")
-    assert "defense" in knowing.threat.knows
+    for attacker in ("adaptive", "informed"):
+        knowing = composed("frontier", f"paper/attacker={attacker}")
+        assert "defense" in knowing.threat.knows
+        assert knowing.paper.attacker == "adaptive"
+        assert instantiate(knowing.threat).granted
     mitigation = {o for job in jobs_of(composed("mitigation")) for o in job}
     assert {"paper/defense=none", "paper/defense=topk_0.01"} <= mitigation
 

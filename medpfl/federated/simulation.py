@@ -337,7 +337,7 @@ class Simulation:
         """Who takes part, and when; what that costs in privacy is not known yet."""
         return Rounds(
             images=self.data.images,
-            shards=self.shards,
+            shards=self.shards if self.federation.is_shared else (),
             sender=self._sending(self.defense),
             count=self.federation.rounds,
             clients_per_round=self.federation.clients_per_round,

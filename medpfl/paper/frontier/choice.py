@@ -17,7 +17,7 @@ class Verdict(StrEnum):
     """Whether a point keeps images safe from both attackers."""
 
     SAFE = "safe"
-    LIKELY = "safe, n too small to be sure"
+    LIKELY = "perhaps safe"
     LEAKS = "leaks"
     UNKNOWN = "not known"
 
@@ -25,7 +25,7 @@ class Verdict(StrEnum):
 def verdict(point: Point) -> Verdict:
     """Say whether a point keeps ASR under 5 % and identification at chance, under both attackers.
 
-    It is safe where the ASR's interval ends below 5 %, and likely so where only the rate does.
+    It is safe where the ASR's interval ends below 5 %, and perhaps so where only the rate does.
     Identification is at chance where no interval lies above it: with few images that is soon said.
     """
     if point.naive is None or point.adaptive is None:

@@ -20,6 +20,7 @@ _WIDTH, _PANELS, _LEGEND = 10.2, 4.3, 1.9
 # Nine markers and four colours: 36 curves before two look alike.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _NAIVE, _ADAPTIVE, _FRONTIER = (0, (4, 2)), "-", "#b9b9b9"
+_LEAST_SPAN = 0.4
 Measure = Callable[[Leakage], Estimate]
 
 
@@ -49,6 +50,7 @@ def picture(
         _draw(axes, shown, styles, measure)
     left.axvline(LARGEST_ASR, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
     left.set(xlabel="attack success rate: SSIM of at least 0.9", ylabel="balanced accuracy")
+    left.set_ylim(*_around([p.accuracy for p in shown]))
     right.set(xlabel="identification: the original comes first")
     chances = [a.identification.top1_chance for p in shown for a in p.attacks if a.identification]
     if chances:
@@ -64,6 +66,14 @@ def picture(
     _legend(figure, styles)
     write_head(figure, title, caption, synthetic=synthetic)
     return save_both(figure, stem)
+
+
+def _around(accuracies: Sequence[Estimate]) -> tuple[float, float]:
+    """Return limits of the axis: not so near that differences of a percent look like many."""
+    low = min(a.low for a in accuracies) - 0.05
+    high = max(a.high for a in accuracies) + 0.05
+    missing = max(0.0, _LEAST_SPAN - (high - low)) / 2
+    return low - missing, high + missing
 
 
 def _asr(attack: Leakage) -> Estimate:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from medpfl.metrics.identification import Identification, Rank, identification
 from medpfl.metrics.rates import wilson
+from medpfl.outcomes import Status
 from medpfl.paper.frontier.attacks import Attacked
 from medpfl.paper.results import Estimate, mean_of
 
@@ -31,6 +32,7 @@ class Leakage:
         ssim: mean SSIM, with its bootstrap interval.
         identification: ranks of the originals; None where there were no others.
         psnr_db: mean peak signal-to-noise ratio where it is finite.
+        cut_short: images below the threshold whose attack ran out of steps: not beaten there.
         bound_psnr_db: mean of what no attack exceeds on these updates; of no image where there is
             no bound.
     """
@@ -40,6 +42,7 @@ class Leakage:
     ssim: Estimate
     identification: Identification | None
     psnr_db: Estimate
+    cut_short: int
     bound_psnr_db: Estimate
 
     @property
@@ -145,7 +148,8 @@ def leakage(attacker: str, tables: Sequence[pd.DataFrame]) -> Leakage:
         tables: at least one, with at least an image each.
     """
     scores = pd.concat(tables, ignore_index=True)
-    n, hits = len(scores), int(scores["success"].astype(bool).sum())
+    success = scores["success"].astype(bool)
+    n, hits = len(scores), int(success.sum())
     bound = scores.get(_BOUND, ())
     return Leakage(
         attacker=attacker,
@@ -153,6 +157,7 @@ def leakage(attacker: str, tables: Sequence[pd.DataFrame]) -> Leakage:
         ssim=mean_of(scores["ssim"]),
         identification=identification([rank for own in tables for rank in _ranks(own)]),
         psnr_db=mean_of(scores[_PSNR]),
+        cut_short=int((~success & (scores["status"] == str(Status.OUT_OF_STEPS))).sum()),
         bound_psnr_db=mean_of(bound),
     )
 

@@ -100,8 +100,8 @@ def _caption(jobs: Sequence[Attacked]) -> str:
     rounds = ", ".join(map(str, sorted({r for job in jobs for r in job.attacked_rounds})))
     images = max(len(job.scores) for job in jobs)
     return (
-        f"{seeds} seeds, up to {images} images a seed and attacker, attacked after {rounds} rounds "
-        "of training. Better is up and to the left. Pale lines: 95 % of the leakage, all seeds of "
-        "the accuracy. Full markers: the attacker knows the defense; open: it does not. Efficient: "
+        f"Seeds: {seeds}; up to {images} images a seed and attacker, after {rounds} rounds. "
+        "Better is up and to the left. Pale lines: 95 % of the leakage, all seeds of the accuracy. "
+        "Full markers: the attacker knows the defense; open: it does not. Efficient: "
         "no point has less leakage, under the stronger attacker, and no less accuracy."
     )

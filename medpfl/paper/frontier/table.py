@@ -19,7 +19,7 @@ HEADER = (
     *("defense", "setting", "balanced accuracy %", "AUC"),
     *("ASR %, naive", "ASR %, adaptive", "SSIM, naive", "SSIM, adaptive"),
     *("first of k %, naive", "first of k %, adaptive", "MRR, naive", "MRR, adaptive"),
-    *("bound", "epsilon", "bytes", "images are", "dominated by"),
+    *("out of steps", "bound", "epsilon", "bytes", "images are", "dominated by"),
 )
 NOTE = (
     "Balanced accuracy and AUC: of the global model after the last round of training under this "
@@ -29,10 +29,11 @@ NOTE = (
     "the defense and its settings. First of k: how often the original comes first among the "
     "images of the dataset, by likeness to the reconstruction; MRR: the mean reciprocal rank. Both "
     "are at chance where no interval lies above what a guess reaches. Safe: under both attackers "
-    "ASR is under 5 % and identification at chance; sure where the ASR's interval ends below 5 % "
-    "too, for which 0 of 74 images are needed. Bound: what no attack exceeds, where one is known. "
-    "Epsilon: where it is a theorem. Dominated: another point is no worse in accuracy, ASR and "
-    "MRR, and better in one, by their means."
+    "ASR is under 5 % and identification at chance, the ASR's whole interval: that takes 0 of 74 "
+    "images; perhaps safe: where only the rate is. Bound: what no attack exceeds, where known. "
+    "Epsilon: where it is a theorem. Out of steps: images, of both attackers, whose attack was cut "
+    "short below the threshold, not beaten. Dominated: another point is no worse in accuracy, ASR "
+    "and MRR, and better in one, by their means."
 )
 
 
@@ -58,6 +59,11 @@ def answer(points: Sequence[Point]) -> str:
         if verdict(best) is Verdict.SAFE
         else (" The images are too few to be sure of the 5 %: raise n_images.")
     )
+    if any(attack.cut_short for attack in best.attacks):
+        sure += (
+            f" The attacks ran out of steps on {_cut_short(best)} images there: they were cut "
+            "short, not beaten."
+        )
     return (
         f"Cheapest that keeps ASR under 5 % and identification at chance: {called(best)}, at a "
         f"balanced accuracy of {100 * best.accuracy.value:.1f} %{cost}.{sure}"
@@ -111,6 +117,7 @@ def _line(point: Point, points: Sequence[Point]) -> list[str]:
         *_texts((None if a is None else a.ssim for a in pair), 3),
         *_texts((None if a is None else a.top1 for a in pair), 1, percent=True),
         *(_mrr(a) for a in pair),
+        _cut_short(point),
         _bound(point),
         _epsilon(point.epsilon),
         MISSING if math.isnan(point.bytes_sent) else f"{point.bytes_sent:,.0f}",
@@ -129,6 +136,10 @@ def _mrr(attack: Leakage | None) -> str:
         return MISSING
     interval = Estimate(found.mrr, found.mrr_low, found.mrr_high, found.n).text(3)
     return f"{interval}; chance {found.mrr_chance:.3f}"
+
+
+def _cut_short(point: Point) -> str:
+    return f"{sum(a.cut_short for a in point.attacks)} of {sum(a.asr.n for a in point.attacks)}"
 
 
 def _bound(point: Point) -> str:
@@ -169,6 +180,7 @@ def _record(dataset: str, point: Point, points: Sequence[Point]) -> dict[str, ob
         ranked = None if attack is None else attack.identification
         for name in ("mrr", "mrr_low", "mrr_high", "mrr_chance", "top1_chance"):
             row[f"{kind}_{name}"] = None if ranked is None else getattr(ranked, name)
+        row[f"{kind}_cut_short"] = None if attack is None else attack.cut_short
         row[f"{kind}_attacker"] = None if attack is None else attack.attacker
     return {
         **row,
