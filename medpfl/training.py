@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
+from medpfl.directions import AdamDirection, MomentumDirection
 from medpfl.errors import ConfigurationError
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range, Rate
@@ -29,7 +30,6 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "optimizer": ("sgd", "adam"),
     "sampling": ("epochs", "poisson"),
 }
-_ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 
 
 @checked("federation.local")
@@ -334,13 +334,14 @@ class UpdateMap:
         counts = [client.steps for client in self.clients] or [len(taken)]
         trained, first = list[Trained](), 0
         for count in counts:
-            weights, rule = dict(parameters), _Adam() if self.adam else _Momentum(self.momentum)
+            weights = dict(parameters)
+            direction = AdamDirection() if self.adam else MomentumDirection(self.momentum)
             moved: dict[str, Tensor] = {}
             for batch in taken[first : first + count]:
                 images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
                 if before_step is not None and len(images):
                     before_step(weights, images)
-                step = rule(gradient(forward, weights, images, labels))
+                step = direction(gradient(forward, weights, images, labels))
                 # As torch's optimisers have it, to the last bit.
                 weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
                 moved = {n: s if not moved else moved[n] + s for n, s in step.items()}
@@ -387,50 +388,6 @@ def _taken(tensor: Tensor, batch: tuple[int, ...] | Tensor | None) -> Tensor:
     if batch is None or batch == tuple(range(len(tensor))):
         return tensor
     return tensor[list(batch)]
-
-
-class _Momentum:
-    """The direction of ``torch.optim.SGD``."""
-
-    def __init__(self, momentum: float) -> None:
-        self._momentum = momentum
-        self._velocity: dict[str, Tensor] = {}
-
-    def __call__(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self._momentum == 0:
-            return gradient
-        before = self._velocity or {n: torch.zeros_like(g) for n, g in gradient.items()}
-        self._velocity = {n: before[n] * self._momentum + g for n, g in gradient.items()}
-        return self._velocity
-
-
-class _Adam:
-    """The direction of ``torch.optim.Adam`` (Kingma and Ba 2015, Alg. 1)."""
-
-    def __init__(self) -> None:
-        self._step = 0
-        self._means: dict[str, Tensor] = {}
-        self._squares: dict[str, Tensor] = {}
-
-    def __call__(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
-        self._step += 1
-        first, second = _ADAM_BETAS
-        if not self._means:
-            self._means = self._squares = {n: torch.zeros_like(g) for n, g in gradient.items()}
-        self._means = {n: m.lerp(gradient[n], 1 - first) for n, m in self._means.items()}
-        self._squares = {
-            n: torch.addcmul(s * second, gradient[n], gradient[n], value=1 - second)
-            for n, s in self._squares.items()
-        }
-        return {n: self._direction(n) for n in gradient}
-
-    def _direction(self, name: str) -> Tensor:
-        first, second = (1 - beta**self._step for beta in _ADAM_BETAS)
-        squares = self._squares[name]
-        # The root of zero has no derivative; far below eps, it may be any small number.
-        root = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
-        direction: Tensor = self._means[name] / first / (root / second**0.5 + _ADAM_EPS)
-        return direction
 
 
 def forward_of(model: nn.Module, buffers: Parameters) -> Forward:

@@ -14,7 +14,7 @@ from medpfl.bench import __main__ as bench
 from medpfl.bench import against_breaching, breaching_side, compiling, gpu
 from medpfl.bench.machine import machine, show_table
 from medpfl.bench.updates import Attempt, attack_updates, compute_updates, dataset_overrides
-from medpfl.types import ImageScore
+from medpfl.image_score import ImageScore
 
 # 16 pixels a side: the closed form of dlg_cnn takes a tenth of a second.
 SMALL = ("preprocess.size=16", "attack.optimizer.max_steps=3")

@@ -26,6 +26,7 @@ from medpfl.defenses.noise import Gaussian, Laplace, MedPFLLevel
 from medpfl.defenses.perturbation import PerturbationFacts
 from medpfl.errors import ConfigurationError
 from medpfl.federated import Client
+from medpfl.image_score import ImageScore
 from medpfl.metrics.bounded import beaten, bounds_of
 from medpfl.report.bound_plan import BoundPlan, plan_bounds
 from medpfl.report.bound_words import in_words
@@ -35,7 +36,7 @@ from medpfl.report.sweep import write_report
 from medpfl.report.victim_file import load_victim
 from medpfl.runner import run
 from medpfl.training import LocalTraining
-from medpfl.types import Capture, DefenseFacts, ImageScore
+from medpfl.types import Capture, DefenseFacts
 
 TINY = (
     *("attack=dlg", "n_images=2", "preprocess.size=12", "dataset.kinds=[head]"),

@@ -26,6 +26,8 @@ OPTIONS = sorted(
 )
 # What an option needs beside it to make sense.
 BESIDE = {
+    ("dataset", "dicom"): ["dataset.root=x"],
+    ("dataset", "volume"): ["dataset.root=x"],
     ("dataset", "folder"): ["dataset.root=pictures"],
     ("defense", "perturbation"): ["noise=laplace"],
     ("noise", "laplace"): ["defense=perturbation"],

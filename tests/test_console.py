@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from medpfl.image_score import ImageScore
 from medpfl.metrics.success import Summary, summarise
 from medpfl.report import console as say
 from medpfl.report.progress import show_progress
 from medpfl.report.tables import csv_table, format_rate, format_seconds, markdown_table
-from medpfl.types import ImageScore
 
 LONG_PATH = Path("/home/someone") / "a folder with spaces" / ("x" * 70) / "2026-11-20"
 

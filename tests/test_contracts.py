@@ -22,18 +22,11 @@ from medpfl.defenses.configured import defenses_at
 from medpfl.errors import ConfigurationError
 from medpfl.federated import Client
 from medpfl.federated.sending import Sender
+from medpfl.image_score import DEFENSE_COLUMNS
 from medpfl.settings.build import instantiate
 from medpfl.threat import ThreatModel
 from medpfl.training import LocalTraining
-from medpfl.types import (
-    DEFENSE_COLUMNS,
-    ClientUpdate,
-    DataSpec,
-    Observation,
-    Reconstruction,
-    ServerPayload,
-    Truth,
-)
+from medpfl.types import ClientUpdate, DataSpec, Observation, Reconstruction, ServerPayload, Truth
 
 SPEC = spec_of(1, 12, 12, num_classes=3)
 SHORT = ("attack.optimizer.max_steps=2", "attack.trace_points=2")

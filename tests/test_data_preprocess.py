@@ -63,8 +63,8 @@ def test_grey_is_the_same_in_every_channel():
     [
         ({"size": 0}, "preprocess.size"),
         ({"size": [32]}, "preprocess.size"),
-        ({"size": [32, 32, 32]}, "preprocess.size"),
-        ({"resize": "pad"}, "squash or crop"),
+        ({"size": [32, 32, 32, 32]}, "preprocess.size"),
+        ({"resize": "pad"}, "squash, crop or keep"),
         ({"channels": 2}, "preprocess.channels"),
         ({"mean": [0.5]}, "preprocess.mean.*3 numbers"),
         ({"mean": "test"}, "preprocess.mean"),

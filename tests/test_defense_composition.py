@@ -29,9 +29,9 @@ from medpfl.defenses import (
 from medpfl.defenses.configured import defenses_at
 from medpfl.errors import ConfigurationError
 from medpfl.experiment import build
+from medpfl.image_score import DEFENSE_COLUMNS
 from medpfl.runner import run
 from medpfl.seeding import generator
-from medpfl.types import DEFENSE_COLUMNS
 
 TINY = (
     "attack=dlg",

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from medpfl.image_score import ImageScore
 from medpfl.metrics import summarise, wilson
-from medpfl.types import ImageScore
 
 ROW = ImageScore(
     image_id="a/0",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from helpers import context, experiment, observe, payload_of, seeded, sent, spec_of, victim_of
+from helpers import CPU, context, experiment, observe, payload_of, seeded, sent, spec_of, victim_of
 from torch import Tensor, nn
 
 from medpfl.attacks import GradientMatching
@@ -16,6 +16,7 @@ from medpfl.attacks.distances import SquaredError
 from medpfl.attacks.image_prior import ImageGaussian
 from medpfl.attacks.labels import Known
 from medpfl.attacks.starts import Smooth
+from medpfl.captures import FileSource
 from medpfl.defenses import Clipping, Gaussian, Laplace, Perturbation
 from medpfl.errors import ConfigurationError
 from medpfl.federated import simulation
@@ -225,6 +226,11 @@ def test_an_attacked_image_stored_twice_is_not_public() -> None:
     assert len(few) < len(data.images)
     for index in data.selected:
         assert not bool((few - data.images.load(index)).flatten(1).abs().amax(1).eq(0).any())
+
+
+def test_captured_updates_have_no_public_images_beside_them() -> None:
+    with pytest.raises(ConfigurationError, match="captures hold no public images"):
+        FileSource(path="captures").open(ThreatModel(knows=["auxiliary"]), CPU)
 
 
 def test_a_dataset_without_others_is_refused_before_anything_is_computed() -> None:

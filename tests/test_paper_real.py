@@ -9,11 +9,11 @@ from helpers import sample_images
 from hydra import compose, initialize_config_dir
 
 from medpfl.cli import conf_dir
+from medpfl.image_score import ImageScore
 from medpfl.paper.expected import predicted_success
 from medpfl.paper.reported import DATASETS
 from medpfl.report.record import load_victim
 from medpfl.runner import run
-from medpfl.types import ImageScore
 
 
 def attacked(dataset: str, folder: Path) -> list[ImageScore]:

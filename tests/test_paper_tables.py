@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from medpfl.image_score import ImageScore
 from medpfl.paper import ComparisonTable, NoiseFigure, NoiseTable, ProgressFigure
 from medpfl.paper.noise_table import nearest_place
 from medpfl.paper.results import Estimate, JobResult, failures, mean_of, read_results
@@ -18,7 +19,7 @@ from medpfl.paper.snr import binned, noisy_images
 from medpfl.report.record import COLUMNS
 from medpfl.report.sweep import write_report
 from medpfl.report.victim_file import VictimRecord, save_victim
-from medpfl.types import ImageScore, Trace
+from medpfl.types import Trace
 
 SCORE = ImageScore(
     image_id="a/0",

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medpfl.errors import MedpflError
+from medpfl.image_score import ImageScore
 from medpfl.outcomes import Status
 from medpfl.report import _provenance
 from medpfl.report._strict_json import dumps
 from medpfl.report.panels import PANEL_SIDE, draw_panels
 from medpfl.report.victim_file import load_victim, safe_name
 from medpfl.seeding import generator
-from medpfl.types import ImageScore
 
 SCORE = ImageScore(
     image_id="a/" + "long" * 100,

@@ -17,11 +17,11 @@ from helpers import config
 
 from medpfl import runner
 from medpfl.errors import MedpflError
+from medpfl.image_score import ImageScore
 from medpfl.metrics import Summary
 from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.report.record import load_victim
 from medpfl.runner import run
-from medpfl.types import ImageScore
 
 # Three images, of which the first alone sends no gradient; enough steps to move, not to solve.
 THREE = (

@@ -22,6 +22,7 @@ from medpfl.attacks.priors import OutOfRange
 from medpfl.attacks.stages import Key
 from medpfl.attacks.starts import Normal, Smooth, Start
 from medpfl.attacks.victim_rows import VictimRows
+from medpfl.image_score import ImageScore
 from medpfl.metrics import ssim, summarise
 from medpfl.metrics.signs import grain, signs_of
 from medpfl.optim import LBFGS, Adam
@@ -29,7 +30,7 @@ from medpfl.optim.scheduler import Outcome
 from medpfl.outcomes import Status
 from medpfl.report.victim_file import VictimRecord, load_victim, save_victim
 from medpfl.training import UpdateMap
-from medpfl.types import DataSpec, ImageScore, Observation, Reconstruction
+from medpfl.types import DataSpec, Observation, Reconstruction
 
 SPEC = spec_of(3, 16, 16)
 NEW = ("unexplained", "agreement", "grain")

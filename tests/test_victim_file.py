@@ -16,8 +16,9 @@ import torch
 from hostile import damaged
 
 from medpfl.errors import MedpflError
+from medpfl.image_score import ImageScore
 from medpfl.report.victim_file import VictimRecord, load_victim, save_victim
-from medpfl.types import ImageScore, Trace
+from medpfl.types import Trace
 
 TEXTS = {
     "capture_id": "round-000/client-0",

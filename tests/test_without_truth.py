@@ -19,6 +19,7 @@ from records import rewrite, run_json, table
 from medpfl import compare, runner
 from medpfl.errors import DataError, MedpflError
 from medpfl.experiment import Experiment, build
+from medpfl.image_score import ImageScore
 from medpfl.metrics import Scorer, summarise
 from medpfl.metrics.measures import NRMSE
 from medpfl.metrics.measures.columns import columns_of
@@ -27,7 +28,7 @@ from medpfl.report.record import RunRecord, load_victim
 from medpfl.resume.finished import finished
 from medpfl.resume.run import continue_run
 from medpfl.source import CaptureSource, Planned
-from medpfl.types import Capture, ImageScore, Truth
+from medpfl.types import Capture, Truth
 
 SHORT = (
     "attack=dlg",

@@ -11,11 +11,11 @@ from medpfl.bench.machine import show_note, show_table
 from medpfl.bench.updates import Attempt, attack_updates, compute_updates, dataset_overrides
 from medpfl.data.roots import DATA_ROOT_VARIABLE
 from medpfl.errors import MedpflError
+from medpfl.image_score import ImageScore
 from medpfl.metrics import summarise
 from medpfl.metrics.rates import is_zero_gradient
 from medpfl.report.console import make_console
 from medpfl.report.tables import format_interval, format_number, format_percent, format_seconds
-from medpfl.types import ImageScore
 
 NETWORKS: dict[str, tuple[str, ...]] = {
     "dlg_cnn": ("model=dlg_cnn",),

@@ -15,9 +15,10 @@ from torch import Tensor
 from medpfl.attacks import AttackContext
 from medpfl.cli import conf_dir
 from medpfl.experiment import Experiment, build
+from medpfl.image_score import ImageScore
 from medpfl.metrics.rates import is_zero_gradient
 from medpfl.profiling import UNPROFILED, Profiler
-from medpfl.types import Capture, ImageScore, Reconstruction
+from medpfl.types import Capture, Reconstruction
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import pandas as pd
 from medpfl._parts import defense_names, defense_parts
 from medpfl.compare.settings import flat
 from medpfl.errors import DataError
+from medpfl.image_score import ImageScore
 from medpfl.report._shape import at
 from medpfl.report.jobs import read_record
-from medpfl.types import ImageScore
 
 _COLUMNS = ("image_id", "ssim", "success")
 _LATER = ("grade",)  # older tables have none

@@ -47,7 +47,7 @@ class Defended:
         state: what the client keeps for the next round that it takes part in.
         noise_scale: see `DefenseReport`.
         snr_db: see `DefenseReport`.
-        facts: by `medpfl.types.DEFENSE_COLUMNS`, those that are defined.
+        facts: by `medpfl.image_score.DEFENSE_COLUMNS`, those that are defined.
     """
 
     update: ClientUpdate

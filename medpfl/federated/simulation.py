@@ -75,7 +75,8 @@ class Simulation:
             training=f.local,
             sizes={n: len(shard) for n, shard in enumerate(self.shards)} if f.is_shared else {},
             rounds=f.rounds,
-            participants=lambda round_: self._crew.participants(round_),
+            # Updates by themselves have no rounds, and nobody who takes part in them.
+            participants=self._crew.participants if f.is_shared else lambda _: (),
             planned=self._wanted,
             are_sent=f.is_shared and f.batch_size is None,
             order_known="local_order" in self.threat.granted,

@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from medpfl.bounds.columns import BOUND_COLUMNS
+from medpfl.image_score import ImageScore
 from medpfl.metrics.image_quality import psnr_db_of
-from medpfl.types import ImageScore
 
 _OFTEN = 3.0
 

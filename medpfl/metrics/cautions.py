@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from medpfl.image_score import ImageScore
 from medpfl.metrics.grades import FEWEST_OTHERS, Grading
 from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.outcomes import Grade, Status
-from medpfl.types import ImageScore
 
 WIDEST = 0.3
 """An interval of a rate that is wider than this says little."""

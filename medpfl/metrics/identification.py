@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from medpfl.image_score import ImageScore
 from medpfl.metrics.bootstrap import bootstrap_mean
 from medpfl.metrics.rates import wilson
-from medpfl.types import ImageScore
 
 
 @dataclass(frozen=True)

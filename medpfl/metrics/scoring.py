@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medpfl.bounds.columns import BOUND_COLUMNS, UpdateBound
+from medpfl.image_score import DEFENSE_COLUMNS, ImageScore
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import psnr_db_of, ssim_per_image
 from medpfl.metrics.line_up import Likeness
@@ -25,16 +26,7 @@ from medpfl.outcomes import Status
 from medpfl.seeding import generator
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
-from medpfl.types import (
-    DEFENSE_COLUMNS,
-    Capture,
-    DataSpec,
-    ImageScore,
-    Reconstruction,
-    Trace,
-    Truth,
-    UpdateFacts,
-)
+from medpfl.types import Capture, DataSpec, Reconstruction, Trace, Truth, UpdateFacts
 
 # Required columns that only the truth can fill.
 _OF_THE_TRUTH = (

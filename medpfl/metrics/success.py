@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
+from medpfl.image_score import DEFENSE_COLUMNS, ImageScore
 from medpfl.metrics.bounded import BoundSummary, beaten, bounds_of
 from medpfl.metrics.cautions import cautions
 from medpfl.metrics.grades import Grading
@@ -17,7 +18,6 @@ from medpfl.metrics.measures.means import MeasureMeans, means_of
 from medpfl.metrics.rates import is_zero_gradient, wilson
 from medpfl.outcomes import Grade, Status
 from medpfl.source import Described
-from medpfl.types import DEFENSE_COLUMNS, ImageScore
 
 
 @dataclass(frozen=True)

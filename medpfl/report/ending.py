@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medpfl.experiment import Experiment
+from medpfl.image_score import ImageScore
 from medpfl.metrics import Summary
 from medpfl.report.bound_figure import BoundedItem, bound_figure
 from medpfl.report.console import make_console, paths, summary_table
@@ -13,7 +14,6 @@ from medpfl.report.record import RunRecord, VictimRecord
 from medpfl.report.rounds_figure import rounds_figure
 from medpfl.report.rounds_file import RoundScore, read_rounds
 from medpfl.report.run_folder import resume_command
-from medpfl.types import ImageScore
 
 
 def draw(record: RunRecord, experiment: Experiment) -> None:

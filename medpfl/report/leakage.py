@@ -11,10 +11,10 @@ from rich import box
 from rich.table import Table
 
 from medpfl._atomic import write_text
+from medpfl.image_score import ImageScore
 from medpfl.metrics.rates import wilson
 from medpfl.report.rounds_file import RoundScore
 from medpfl.report.tables import csv_table, format_interval, format_number, format_percent
-from medpfl.types import ImageScore
 
 FILE = "leakage.csv"
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from medpfl.image_score import ImageScore
 from medpfl.report.planes import three_planes
 from medpfl.report.words import how_it_ended
-from medpfl.types import ImageScore
 
 PANEL_SIDE = 192
 """The longer side of a panel in pixels, at least."""

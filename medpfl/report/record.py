@@ -22,6 +22,7 @@ from medpfl._atomic import (
 from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.data.volumes.nifti import write_nifti
 from medpfl.errors import MedpflError
+from medpfl.image_score import DEFENSE_COLUMNS, ImageScore
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.scoring import Judgement
 from medpfl.metrics.success import Summary, summarise
@@ -31,7 +32,7 @@ from medpfl.report.run_folder import held, occupied, resume_command, unwritable
 from medpfl.report.tables import csv_table
 from medpfl.report.victim_file import VictimRecord, load_victim, safe_name, save_victim
 from medpfl.source import Described, Planned
-from medpfl.types import DEFENSE_COLUMNS, Capture, ImageScore, Reconstruction
+from medpfl.types import Capture, Reconstruction
 
 __all__ = [
     "COLUMNS",

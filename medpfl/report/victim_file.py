@@ -25,7 +25,8 @@ from medpfl._atomic import replacing
 from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.errors import MedpflError
 from medpfl.geometry import Geometry
-from medpfl.types import DEFENSE_COLUMNS, ImageScore, Trace
+from medpfl.image_score import DEFENSE_COLUMNS, ImageScore
+from medpfl.types import Trace
 
 _CLEAN_PIECE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")
 _LONGEST_NAME = 120

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from medpfl.image_score import ImageScore
 from medpfl.metrics.measures.columns import columns_of, names_in
-from medpfl.types import ImageScore
 
 
 @dataclass(frozen=True, kw_only=True)
