@@ -50,6 +50,8 @@ class Described:
         federation: who trains with whom, in lines; none where every client sends one gradient.
         privacy: what the defense guarantees, or None without one, or where nobody knows.
         stopped: that a privacy budget ends training early, or None where it does not.
+        unaware: that the attacker is not told of the defense, or None where it is, or there is
+            none.
     """
 
     model: str
@@ -58,6 +60,7 @@ class Described:
     federation: tuple[str, ...]
     privacy: Privacy | None = None
     stopped: str | None = None
+    unaware: str | None = None
 
 
 class CaptureSource(Protocol):
