@@ -52,6 +52,7 @@ class Described:
         stopped: that a privacy budget ends training early, or None where it does not.
         unaware: that the attacker is not told of the defense, or None where it is, or there is
             none.
+        undefended: whether updates are known to leave as they are.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Described:
     privacy: Privacy | None = None
     stopped: str | None = None
     unaware: str | None = None
+    undefended: bool = False
 
 
 class CaptureSource(Protocol):

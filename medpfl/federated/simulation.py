@@ -196,6 +196,7 @@ class Simulation:
             privacy=self.account.privacy,
             stopped=self.account.stopped,
             unaware=self.threat.unaware(self.account.defense.facts()),
+            undefended=self.defense.is_none,
         )
 
     def _in_words(self) -> Iterator[str]:
