@@ -50,6 +50,8 @@ class Described:
         federation: who trains with whom, in lines; none where every client sends one gradient.
         privacy: what the defense guarantees, or None without one, or where nobody knows.
         stopped: that a privacy budget ends training early, or None where it does not.
+        unaware: that the attacker is not told of the defense, or None where it is, or there is
+            none.
         undefended: whether updates are known to leave as they are.
     """
 
@@ -59,6 +61,7 @@ class Described:
     federation: tuple[str, ...]
     privacy: Privacy | None = None
     stopped: str | None = None
+    unaware: str | None = None
     undefended: bool = False
 
 

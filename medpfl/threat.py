@@ -103,6 +103,23 @@ class ThreatModel:
                 f"'threat.knows=[{knows}]', or choose an attack that does without."
             )
 
+    def unaware(self, defense: Sequence[DefenseFacts]) -> str | None:
+        """Say that the attacker is not told of a client's defense; None where that changes nothing.
+
+        No attack matches through what clients did before their sum was taken.
+
+        Args:
+            defense: what there is to know of it.
+        """
+        if not defense or "defense" in self.granted or self.aggregation == "secure":
+            return None
+        knows = ",".join([*self.granted, "defense"])
+        names = ", ".join(facts.name for facts in defense)
+        return (
+            f"this attacker does not know that clients use {names}, and real ones may: images that "
+            f"it misses are not thereby safe. See what one does that knows: threat.knows=[{knows}]"
+        )
+
     def observe(
         self,
         *,

@@ -19,6 +19,9 @@ from medpfl.metrics.cautions import cautions
 from medpfl.metrics.line_up import LineUp
 from medpfl.outcomes import Grade
 from medpfl.runner import grading_of
+from medpfl.source import Described
+from medpfl.threat import ThreatModel
+from medpfl.types import DefenseFacts
 
 PHANTOM = experiment("n_images=1", "preprocess.size=24", "dataset.per_class=4")
 POOL = list(PHANTOM.data.images.sample())
@@ -164,3 +167,17 @@ def test_each_caution_is_heard_where_it_holds_and_nowhere_else():
     few = calibrate(POOL[:5], threshold=0.9, seed=0)
     assert says("told from only 4 other images", good, few)
     assert cautions(good, calibrate(POOL, threshold=0.9, seed=0)) == ()
+
+
+def test_a_defense_that_the_attacker_is_not_told_of_is_said_first_where_images_are_missed():
+    defense = (DefenseFacts(name="topk"),)
+    unaware = ThreatModel(knows=["num_examples"]).unaware(defense)
+    assert "use topk" in unaware
+    assert "threat.knows=[num_examples,defense]" in unaware
+    told = Described(model="m", defense="topk", noise=None, federation=(), unaware=unaware)
+    missed = replace(ROW, success=False, ssim=0.2, grade="nothing", status="out_of_steps")
+    assert summarise([ROW, missed], None, told).cautions[0] == unaware
+    assert unaware not in summarise([ROW], None, told).cautions
+    for threat in (ThreatModel(knows=["defense"]), ThreatModel(aggregation="secure")):
+        assert threat.unaware(defense) is None
+    assert ThreatModel().unaware(()) is None

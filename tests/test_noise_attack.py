@@ -9,15 +9,25 @@ import pytest
 import torch
 from helpers import CPU, context, experiment, observe, payload_of, seeded, sent, spec_of, victim_of
 from torch import Tensor, nn
+from torch.distributions import Normal
+from torch.func import vmap
 
 from medpfl.attacks import GradientMatching
+from medpfl.attacks.adaptation import adapted
 from medpfl.attacks.adaptation.dp_sgd import ClippedGradient
+from medpfl.attacks.adaptation.quantise import RoundingLikelihood
+from medpfl.attacks.adaptation.sign import SignLikelihood
+from medpfl.attacks.adaptation.sparse_noise import SparseNoise
+from medpfl.attacks.adaptation.through import through_of
 from medpfl.attacks.distances import SquaredError
 from medpfl.attacks.image_prior import ImageGaussian
 from medpfl.attacks.labels import Known
+from medpfl.attacks.likelihood import NoiseLikelihood
+from medpfl.attacks.priors import LikelyImages
 from medpfl.attacks.starts import Smooth
 from medpfl.captures import FileSource
-from medpfl.defenses import Clipping, Gaussian, Laplace, Perturbation
+from medpfl.defenses import Clipping, Gaussian, Laplace, Perturbation, Quantise, Sign, TopK
+from medpfl.defenses.composition import Defenses
 from medpfl.errors import ConfigurationError
 from medpfl.federated import simulation
 from medpfl.optim import LBFGS
@@ -166,6 +176,78 @@ def test_noise_on_what_something_else_was_done_to_is_matched_as_if_it_were_not_k
     found = reconstructed(replace(seen, defense=after_another, auxiliary=public()))
     unaware = reconstructed(replace(seen, defense=None))
     assert torch.equal(found.inputs, unaware.inputs)
+
+
+def defended(clean: Observation, parts: dict[str, object]) -> Observation:
+    """Return what is seen after parts of a defense, with their facts."""
+    defense = Defenses(parts)
+    update = ClientUpdate("gradient", clean.tensors, 1)
+    sent_on = defense.on_update(update, {}, seeded(7)).update
+    return replace(clean, tensors=sent_on.tensors, defense=defense.facts())
+
+
+CUT: dict[str, dict[str, object]] = {
+    "top-k": {"a": TopK(fraction=0.2)},
+    "sign": {"a": Sign()},
+    "quantise": {"a": Quantise(bits=3)},
+    "top-k, quantise": {"a": TopK(fraction=0.4), "b": Quantise(bits=6)},
+    "top-k, noise": {"a": TopK(fraction=0.4), "b": Perturbation(noise=Gaussian(std=0.01))},
+    "noise, top-k": {"a": Perturbation(noise=Gaussian(std=0.01)), "b": TopK(fraction=0.4)},
+    "clipping, top-k": {"a": Clipping(max_norm=0.2), "b": TopK(fraction=0.4)},
+}
+
+
+LIKELIHOODS = {
+    "sign": SignLikelihood,
+    "quantise": RoundingLikelihood,
+    "top-k, quantise": RoundingLikelihood,
+    "top-k, noise": SparseNoise,
+    **dict.fromkeys(("top-k", "noise, top-k", "clipping, top-k"), NoiseLikelihood),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_a_posterior_keeps_what_is_known_of_the_parts_before_and_after(case: str) -> None:
+    """One prior, the public images' own, beside one likelihood in nats, through all parts."""
+    seen = defended(of_a_linear_network(public(1, seed=6)), CUT[case])
+    engine = attack()
+    problem = engine._problem(replace(seen, auxiliary=public()))
+    parts, search = adapted(engine._parts, engine._search, problem)
+    assert [type(prior) for prior in parts.priors] == [LikelyImages]
+    assert parts.likely is not None
+    assert torch.equal(parts.likely.mean, ImageGaussian.learnt(public(), tied=False).mean)
+    assert (search.determination, search.restart_above) == (False, None)
+    through = through_of(parts.distance)
+    assert type(through.inner) is LIKELIHOODS[case]
+    assert len(through.views) == (case != "top-k, noise" and "top-k" in case)
+    assert through.factors.free == ("clipping" in case)
+
+
+def test_public_images_bring_the_image_nearer_where_noise_is_on_what_was_cut() -> None:
+    truth = public(1, seed=6)
+    seen = defended(of_a_linear_network(truth), CUT["top-k, noise"])
+    told, unaware = (replace(seen, auxiliary=public()), replace(seen, defense=None))
+    errors = [float((reconstructed(o).inputs - truth).square().mean()) for o in (told, unaware)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_noise_on_what_was_cut_is_a_mixture_entry_by_entry(largest: bool) -> None:
+    true = torch.randn(60, generator=seeded(3)).double()
+    noise = NoiseLikelihood(law="gaussian", scale=0.1)
+    law = SparseNoise(noise=noise, share=0.25, largest=largest)
+    threshold = true.abs().sort().values[45]
+    chosen = true.abs() >= threshold if largest else torch.arange(60) % 4 == 0
+    sent_on = true * chosen + 0.1 * torch.randn(60, generator=seeded(4)).double()
+    share = ((true.abs() - threshold) / 0.1).sigmoid() if largest else torch.tensor(0.25)
+    there, absent = Normal(true, 0.1), Normal(torch.zeros(60).double(), 0.1)
+    density = share * there.log_prob(sent_on).exp() + (1 - share) * absent.log_prob(sent_on).exp()
+    nats = -(density * 0.1 * (2 * torch.pi) ** 0.5).log().sum()
+    assert float(law([true], [sent_on])) == pytest.approx(float(nats), rel=1e-9)
+    assert float(law([true.flip(0)], [sent_on])) > 3 * float(nats)
+    pair = torch.stack([true, true.flip(0)])
+    both = vmap(law)([pair], [sent_on.expand(2, -1)])
+    assert float(both[0]) == pytest.approx(float(nats), rel=1e-9)
 
 
 def test_scales_relative_to_the_update_are_read_off_it() -> None:

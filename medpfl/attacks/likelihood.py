@@ -44,7 +44,7 @@ class NoiseLikelihood:
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return it; 0 where the gradients agree."""
-        return self._costs(self._standardised(dummy, observed)).sum()
+        return self.costs(self._standardised(dummy, observed)).sum()
 
     def residual(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return entries whose squares are the terms of the sum; see `LeastSquares`."""
@@ -60,7 +60,7 @@ class NoiseLikelihood:
         """Return the derivative by the dummy, tensor by tensor, and the value."""
         unit = self.unit(observed)
         r = self._standardised(dummy, observed)
-        value = self._costs(r).sum()
+        value = self.costs(r).sum()
         slope = r if self.law == "gaussian" else r / (r.square() + _CORNER**2).sqrt()
         parts = torch.split(slope / unit, [t.numel() for t in dummy])
         return [p.reshape(t.shape) for p, t in zip(parts, dummy, strict=True)], value
@@ -80,7 +80,8 @@ class NoiseLikelihood:
         pairs = zip(dummy, observed, strict=True)
         return torch.cat([(a - b).flatten() for a, b in pairs]) / self.unit(observed)
 
-    def _costs(self, r: Tensor) -> Tensor:
+    def costs(self, r: Tensor) -> Tensor:
+        """Return the nats of residuals in units of the scale, entry by entry."""
         if self.law == "gaussian":
             return r.square() / 2
         return (r.square() + _CORNER**2).sqrt() - _CORNER

@@ -195,6 +195,7 @@ class Simulation:
             federation=tuple(self._in_words()),
             privacy=self.account.privacy,
             stopped=self.account.stopped,
+            unaware=self.threat.unaware(self.account.defense.facts()),
             undefended=self.defense.is_none,
         )
 

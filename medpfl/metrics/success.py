@@ -266,6 +266,7 @@ def summarise(
         agreement_median=_median(s.agreement for s in scores),
         n_agreement=sum(math.isfinite(s.agreement) for s in scores),
         cautions=[
+            *_unaware(judged, described),
             *cautions(scores, grading),
             *filter(None, [beaten(scores)]),
             *_stopped(described),
@@ -301,6 +302,13 @@ def _defense(scores: Sequence[ImageScore], described: Described | None) -> dict[
             means={name: fmean(values) for name, values in kept.items() if values},
         ),
     }
+
+
+def _unaware(judged: Sequence[ImageScore], described: Described | None) -> list[str]:
+    """Return what images that stay below the threshold do not show of a defense."""
+    if described is None or described.unaware is None or all(s.success for s in judged):
+        return []
+    return [described.unaware]
 
 
 def _stopped(described: Described | None) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from medpfl.attacks.adaptation.noise import most_likely
+from medpfl.attacks.adaptation.posterior import most_likely
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.likelihood import Law, NoiseLikelihood
 from medpfl.attacks.problem import Problem

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,19 +10,25 @@ from typing import Any
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.stages import Stage
 from medpfl.errors import ConfigurationError
-from medpfl.optim import BatchedOptimizer
+from medpfl.optim import LBFGS, BatchedOptimizer
 from medpfl.optim.base import SecondOrder
+
+# In nats a standard deviation of the prior: the posterior is flat to a hundredth of its width.
+_FLAT = 0.01
 
 
 def without_threshold(search: Search) -> Search:
-    """Return a search that ends at rest or out of steps, and makes no start over.
+    """Return a search that ends where its objective is flat or out of steps, however high that is.
 
-    A likelihood is not zero at the true images, nor is a prior: no value of theirs says that an
-    image was found, or that a start was a bad one. Starts that are asked for side by side stay.
+    Neither a likelihood nor a prior is zero at the true images: no value of theirs says that an
+    image was found, nor what the update determines, nor that a start was a bad one, so that no
+    second one is made because the first had not ended low. Starts side by side stay.
     """
-    stages = tuple(_stage(stage) for stage in search.stages)
-    above = None if search.restart_above is None else math.inf
-    return replace(search, stages=stages, restart_above=above, determination=False)
+    stages = tuple(map(_stage, search.stages))
+    restarts = search.restarts if search.restart_above is None else 1
+    return replace(
+        search, stages=stages, determination=False, restart_above=None, restarts=restarts
+    )
 
 
 def fitting(search: Search, parts: Parts, told: Sequence[str]) -> Search:
@@ -51,8 +56,9 @@ def fitting(search: Search, parts: Parts, told: Sequence[str]) -> Search:
 
 
 def _stage(stage: Stage) -> Stage:
-    if getattr(stage.optimizer, "objective_below", None) is None:
-        return stage
     optimizer: BatchedOptimizer[Any] = copy.copy(stage.optimizer)
-    optimizer.objective_below = None  # type: ignore[attr-defined]
+    if getattr(optimizer, "objective_below", None) is not None:
+        optimizer.objective_below = None  # type: ignore[attr-defined]
+    if isinstance(optimizer, LBFGS):
+        optimizer.tolerance_grad = _FLAT
     return replace(stage, optimizer=optimizer)

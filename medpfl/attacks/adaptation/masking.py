@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpfl.attacks.adaptation.ending import without_threshold
 from medpfl.attacks.adaptation.factors import Factors
+from medpfl.attacks.adaptation.posterior import most_likely
 from medpfl.attacks.adaptation.sparse import through_zeros
 from medpfl.attacks.adaptation.through import measured_by
 from medpfl.attacks.composition import Parts, Search
@@ -51,4 +51,5 @@ def through_masking(
     if getattr(facts, "fill", "zero") == "zero":
         return through_zeros(facts, parts, search, problem)
     # A factor of least squares would be that of the noise, too.
-    return measured_by(parts, RobustError(), Factors()), without_threshold(search)
+    distance = measured_by(parts, RobustError(), Factors()).distance
+    return most_likely(distance, parts, search, problem)

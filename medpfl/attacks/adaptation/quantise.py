@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpfl.attacks.adaptation.ending import without_threshold
-from medpfl.attacks.adaptation.smoothness import with_neighbours
+from medpfl.attacks.adaptation.posterior import most_likely
 from medpfl.attacks.adaptation.through import measured_by
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.problem import Problem
@@ -98,4 +97,4 @@ def through_quantise(
     likelihood = RoundingLikelihood(
         levels=int(getattr(facts, "levels", 1)), stochastic=bool(getattr(facts, "stochastic", True))
     )
-    return with_neighbours(measured_by(parts, likelihood), weight=1.0), without_threshold(search)
+    return most_likely(measured_by(parts, likelihood).distance, parts, search, problem)

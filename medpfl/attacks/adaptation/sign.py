@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medpfl.attacks.adaptation.ending import without_threshold
-from medpfl.attacks.adaptation.smoothness import with_neighbours
+from medpfl.attacks.adaptation.posterior import most_likely
 from medpfl.attacks.adaptation.through import measured_by
 from medpfl.attacks.composition import Parts, Search
 from medpfl.attacks.problem import Problem
@@ -49,10 +48,9 @@ def _nats(dummy: Tensor, observed: Tensor) -> Tensor:
 def through_sign(
     facts: DefenseFacts, parts: Parts, search: Search, problem: Problem
 ) -> tuple[Parts, Search]:
-    """Find the smoothest image whose gradient has the signs that were sent.
+    """Find the most likely image whose gradient has the signs that were sent.
 
     The mean magnitude of each tensor, sent with ``scale=mean``, is left out: it is one number of
     thousands.
     """
-    parts = with_neighbours(measured_by(parts, SignLikelihood()), weight=1.0)
-    return parts, without_threshold(search)
+    return most_likely(measured_by(parts, SignLikelihood()).distance, parts, search, problem)
