@@ -16,7 +16,7 @@ from torch import nn
 from medpfl import feasible
 from medpfl._near import did_you_mean
 from medpfl.attacks import Attack
-from medpfl.attacks.base import Particular, Selective
+from medpfl.attacks.base import Joining, Particular, Selective
 from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
 from medpfl.bounds.updates import Bounding, BoundUpdates, PublicImages
 from medpfl.captures.source import FileCaptures, FileSource
@@ -27,6 +27,7 @@ from medpfl.defenses.configured import defenses_at
 from medpfl.device import pick_device
 from medpfl.errors import FAULTS, ConfigurationError, DataError, MedpflError
 from medpfl.federated import Capturing, Federation, Simulated, Simulation
+from medpfl.federated.repeated import check_repeated
 from medpfl.federated.secure import settled
 from medpfl.metrics import Scorer
 from medpfl.metrics.image_quality import check_window
@@ -200,6 +201,8 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
             "images are attacked: raise n_images or lower the batch size"
         )
     largest = max(planned.images for planned in source.plan)
+    if "same_images" in source.threat.granted:
+        _check_repeated(source, attack, largest)
     _ = source.auxiliary  # read now: a dataset without public images is refused at once
     if largest != federation.batch_size:
         feasible.check_network(factory, spec.shape, largest)
@@ -213,6 +216,15 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
         batch_norm=federation.batch_norm,
         thoroughly=not _is_ours(factory),
     )
+
+
+def _check_repeated(source: Simulation, attack: Attack, batch_size: int) -> None:
+    """Refuse what no attacker can match over rounds."""
+    federation = source.federation
+    summed = source.defense.aggregation is not None
+    check_repeated(source.plan, shared=federation.is_shared, summed=summed)
+    if isinstance(attack, Joining):
+        attack.check_rounds(source.threat.known_training(federation.local), batch_size)
 
 
 def _check_statistics(attack: Attack, batch_norm: BatchNormPolicy) -> None:

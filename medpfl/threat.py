@@ -23,6 +23,7 @@ CAPABILITIES = {
     "buffers": "the BatchNorm statistics that leave with the update",
     "defense": "the parameters of the client's defense",
     "auxiliary": "public images of the modality, none of them attacked",
+    "same_images": "which earlier updates are of the same images",
 }
 
 AuxiliaryImages = Annotated[int, Range(8, 10_000)]
@@ -130,6 +131,7 @@ class ThreatModel:
         parameters: Collection[str] | None = None,
         defense: Sequence[DefenseFacts] | None = (),
         auxiliary: Tensor | None = None,
+        same_images: Sequence[Observation] = (),
     ) -> Observation:
         """Return what the attacker sees of an update: the granted part, nothing more.
 
@@ -141,6 +143,7 @@ class ThreatModel:
             parameters: names of those whose update was captured; None for all.
             defense: what there is to know of the client's defense; None where nobody knows.
             auxiliary: `(A, C, *S)` in [0, 1]: public images; None where there are none.
+            same_images: what was seen of the same images before, first to last.
 
         Raises:
             MedpflError: the update is not one of the network that was sent.
@@ -163,6 +166,11 @@ class ThreatModel:
             defense=tuple(defense) if defense is not None and "defense" in self.granted else None,
             auxiliary=auxiliary if "auxiliary" in self.granted else None,
             aggregate=self._known_aggregate(update.aggregate),
+            same_images=(
+                tuple(replace(seen, same_images=None) for seen in same_images)
+                if "same_images" in self.granted
+                else None
+            ),
         )
 
     def _known_aggregate(self, aggregate: Aggregate | None) -> Aggregate | None:

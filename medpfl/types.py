@@ -221,6 +221,8 @@ class Observation:
         auxiliary: `(A, C, *S)` in [0, 1]: public images of the modality, none of them attacked; the
             same tensor for all updates. None where withheld.
         aggregate: of a mean over clients, what is granted of it; None of one client's update.
+        same_images: what was seen of the same images in earlier rounds, first to last, each without
+            any before it; None where it is withheld which updates these are.
     """
 
     capture_id: str
@@ -236,6 +238,12 @@ class Observation:
     defense: tuple[DefenseFacts, ...] | None = None
     auxiliary: Tensor | None = None
     aggregate: Aggregate | None = None
+    same_images: tuple[Observation, ...] | None = None
+
+    @property
+    def rounds(self) -> tuple[Observation, ...]:
+        """All that is known to be of these images, first to last: this update is the last."""
+        return (*(self.same_images or ()), self)
 
 
 @dataclass(frozen=True)

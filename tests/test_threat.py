@@ -164,6 +164,7 @@ def test_the_description_names_what_is_known_and_withheld():
     assert who == "honest-but-curious server, sees individual updates"
     assert knows.endswith("labels")
     assert withheld == (
-        "withheld: num_examples, local_training, local_order, buffers, defense, auxiliary"
+        "withheld: num_examples, local_training, local_order, buffers, defense, "
+        "auxiliary, same_images"
     )
     assert ThreatModel(knows=list(CAPABILITIES)).describe()[2] == "withheld: nothing"

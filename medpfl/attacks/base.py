@@ -108,3 +108,17 @@ class Selective(Protocol):
             summed: whether they are means over several clients.
         """
         ...
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """An attack that matches all updates of the same images together, where it knows of them."""
+
+    def check_rounds(self, training: LocalTraining | None, batch_size: int) -> None:
+        """Raise a `ConfigurationError` where it cannot.
+
+        Args:
+            training: what is known of the client's local training; None where nothing is.
+            batch_size: images behind an update.
+        """
+        ...

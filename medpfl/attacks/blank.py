@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from medpfl.attacks.matching import MatchingObjective
+from medpfl.attacks.matching import Targets
 from medpfl.attacks.stages import Key
 from medpfl.attacks.victim_rows import VictimRows
-from medpfl.optim.scheduler import Outcome
+from medpfl.optim.scheduler import CurvedObjective, Outcome
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Blank:
         dtype: the precision that they ended in.
     """
 
-    objective: MatchingObjective
+    objective: CurvedObjective[Targets]
     rows: VictimRows
     dtype: torch.dtype
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -227,7 +228,7 @@ class Machine:
     def capacity(
         self,
         stage: Stage,
-        payload: ServerPayload,
+        payloads: Sequence[ServerPayload],
         unknowns: int,
         *,
         memory: int,
@@ -238,7 +239,7 @@ class Machine:
 
         Args:
             stage: what moves them.
-            payload: their network.
+            payloads: a row's networks, one a round that it must explain.
             unknowns: of a row.
             memory: bytes for all of them.
             at_once: how many are evaluated together.
@@ -248,7 +249,8 @@ class Machine:
             return self.rows
         start = torch.empty(1, unknowns, dtype=stage.dtype, device="meta")
         # Every row is counted as if it had its network to itself: twice, once as it came.
-        network = sum(t.numel() for t in (*payload.parameters.values(), *payload.buffers.values()))
+        tensors = (t for p in payloads for t in (*p.parameters.values(), *p.buffers.values()))
+        network = sum(tensor.numel() for tensor in tensors)
         entries = start.numel() + 3 * network
         fit = rows_that_fit(
             memory=memory,

@@ -8,10 +8,10 @@ import torch
 
 from medpfl.attacks.determination import determined_share, hessian_at, in_pixels, rounding
 from medpfl.attacks.distances import Distance
-from medpfl.attacks.matching import MatchingObjective
+from medpfl.attacks.matching import Targets
 from medpfl.attacks.stages import Key
 from medpfl.attacks.victim_rows import VictimRows, from_closed_form
-from medpfl.optim.scheduler import Outcome
+from medpfl.optim.scheduler import CurvedObjective, Outcome
 from medpfl.outcomes import Status
 
 
@@ -25,7 +25,7 @@ class ConvergedRows:
         distance: the objective's, without priors.
     """
 
-    objective: MatchingObjective
+    objective: CurvedObjective[Targets]
     rows: VictimRows
     distance: Distance
 

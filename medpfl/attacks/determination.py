@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from medpfl.attacks.distances import Distance
-from medpfl.attacks.matching import MatchingObjective, Targets, activations
+from medpfl.attacks.matching import Targets, activations
 from medpfl.attacks.unknowns import Unknowns
+from medpfl.optim.scheduler import CurvedObjective
 from medpfl.types import Observation, ServerPayload
 
 LEAST_DETERMINED = 0.5
@@ -71,7 +72,7 @@ def affordable(payload: ServerPayload, unknowns: Unknowns) -> bool:
     return unknowns.count * (parameters + activations(payload, unknowns)) <= _MOST_ENTRIES
 
 
-def hessian_at(objective: MatchingObjective, z: Tensor, target: Targets) -> Tensor:
+def hessian_at(objective: CurvedObjective[Targets], z: Tensor, target: Targets) -> Tensor:
     """Return the Gauss-Newton Hessian `(D, D)` of one row at `(D,)`."""
     units = torch.eye(len(z), dtype=z.dtype, device=z.device).unsqueeze(0)
     return objective.curvature(z.unsqueeze(0), target)(units)[0]

@@ -57,6 +57,21 @@ def has_no_scale(distance: Distance) -> bool:
     return isinstance(distance, ScaleFree) and distance.scale_free
 
 
+@runtime_checkable
+class Likelihood(Distance, Protocol):
+    """A distance that is minus the logarithm of a probability, in nats."""
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether it is."""
+        ...
+
+
+def is_likelihood(distance: Distance) -> bool:
+    """Say whether the distances of independent updates add up to that of all of them."""
+    return isinstance(distance, Likelihood) and distance.in_nats
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Largest:
     top: Annotated[int, Range(1, 1_000_000)] | None = None

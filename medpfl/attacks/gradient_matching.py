@@ -29,10 +29,12 @@ from medpfl.attacks.priors import Prior
 from medpfl.attacks.problem import Problem, problems
 from medpfl.attacks.projection import Projection
 from medpfl.attacks.reading import as_gradient, matched_through, unit_of
+from medpfl.attacks.rounds import check_rounds
 from medpfl.attacks.solver import Solver
 from medpfl.attacks.stages import Precision, check_curvature, stages_of
 from medpfl.attacks.starts import Start
 from medpfl.attacks.surrogate import Surrogate
+from medpfl.attacks.victim_rows import hopeless
 from medpfl.errors import ConfigurationError
 from medpfl.optim import BatchedOptimizer
 from medpfl.optim.capacity import check_row
@@ -202,6 +204,17 @@ class GradientMatching:
                 "or use an attack with joint or known labels"
             )
 
+    def check_rounds(self, training: LocalTraining | None, batch_size: int) -> None:
+        """See `Joining.check_rounds`."""
+        check_rounds(
+            training,
+            batch_size,
+            grouped=self._search.group_consistency is not None,
+            separate=self._parts.epochs is not None,
+            surrogate=self._parts.surrogate is not None,
+            arranged=self._search.arrangements is not None,
+        )
+
     def evaluations(self) -> int:
         """See `Timed.evaluations`."""
         return self._search.restarts * evaluations_of(self._search.stages)
@@ -240,7 +253,15 @@ class GradientMatching:
         if self._parts.surrogate is not None:
             unseen = set(observation.payload.parameters) - set(observation.tensors)
             self._parts.surrogate.check_update(observation.kind, unseen)
-        return as_gradient(observation)
+        read = as_gradient(observation)
+        if not observation.same_images:
+            return read
+        # What holds nothing to match tells nothing of the images.
+        before = tuple(map(as_gradient, observation.same_images))
+        dtype = self._search.stages[-1].dtype
+        return replace(
+            read, same_images=tuple(seen for seen in before if hopeless(seen, dtype) is None)
+        )
 
     def _problem(self, observation: Observation) -> Problem:
         return Problem(
@@ -253,6 +274,7 @@ class GradientMatching:
             defense=matched_through(observation),
             unit=unit_of(observation),
             auxiliary=observation.auxiliary,
+            earlier=tuple(map(self._problem, observation.same_images or ())),
         )
 
     def _solver(self, problem: Problem, context: AttackContext) -> Solver:

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from medpfl.attacks.curvature import gauss_newton
-from medpfl.attacks.matching import MatchingObjective, Targets
+from medpfl.attacks.matching import Targets
 from medpfl.attacks.unknowns import Unknowns
 from medpfl.optim.base import Product
+from medpfl.optim.scheduler import CurvedObjective
 
 # In place of infinity, which the assignment refuses where it cannot be avoided.
 _NEVER = 1e30
@@ -45,7 +46,12 @@ class GroupMatching:
     """
 
     def __init__(
-        self, *, objective: MatchingObjective, unknowns: Unknowns, members: int, weight: float
+        self,
+        *,
+        objective: CurvedObjective[Targets],
+        unknowns: Unknowns,
+        members: int,
+        weight: float,
     ) -> None:
         self._objective = objective
         self._unknowns = unknowns

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from medpfl.attacks.distances import LeastSquares
+from medpfl.attacks.distances import LeastSquares, is_likelihood
 
 # Of a Laplace scale: within this |r| is rounded off, so that it has a slope at 0 that searches can
 # follow. An estimate loses next to nothing by it (the information is that of 1 / (1 + corner)).
@@ -36,6 +36,8 @@ class NoiseLikelihood:
             that of the observed update's magnitudes, which the noise itself makes somewhat larger.
         percentile: where that is what the scale is relative to.
     """
+
+    in_nats: ClassVar[bool] = True
 
     law: Law
     scale: float
@@ -100,6 +102,11 @@ class ThroughClip:
     inner: LeastSquares
     max_norm: float
     per: Literal["update", "layer"]
+
+    @property
+    def in_nats(self) -> bool:
+        """See `Likelihood`."""
+        return is_likelihood(self.inner)
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return the inner distance to the clipped gradient."""

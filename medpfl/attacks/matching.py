@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ _BYTES_AT_ONCE = 4_000_000_000
 
 @dataclass
 class Targets(RowTable):
-    """What each row must match.
+    """What each row must match; of several rounds, a round's columns come after another's.
 
     Fields:
         gradient: `(B, P)` the observed gradient, flattened over all parameters; restarts of a
@@ -46,6 +47,20 @@ class Targets(RowTable):
     parameters: Tensor
     buffers: Tensor
     order: Tensor
+
+    def rounds(self, count: int) -> list[Targets]:
+        """Return what each of so many rounds must match; its labels are those of all of them."""
+
+        def columns(values: Tensor | SharedRows, number: int) -> Any:
+            size = values.shape[1] // count
+            part = slice(number * size, (number + 1) * size)
+            return values.columns(part) if isinstance(values, SharedRows) else values[:, part]
+
+        names = ("gradient", "parameters", "buffers", "order")
+        return [
+            replace(self, **{name: columns(getattr(self, name), number) for name in names})
+            for number in range(count)
+        ]
 
 
 class MatchingObjective:

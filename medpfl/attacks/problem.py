@@ -32,6 +32,7 @@ class Problem:
         unit: how much of the update, as it was sent, one unit of a gradient is: learning rate times
             steps of a delta, where they are known.
         auxiliary: `(A, C, *S)` in [0, 1]: public images; None where withheld.
+        earlier: of the rounds in which the same images were seen before, first to last.
     """
 
     payload: ServerPayload
@@ -43,6 +44,12 @@ class Problem:
     defense: tuple[DefenseFacts, ...] = ()
     unit: float = 1.0
     auxiliary: Tensor | None = None
+    earlier: tuple[Problem, ...] = ()
+
+    @property
+    def rounds(self) -> tuple[Problem, ...]:
+        """All rounds that a row must explain, first to last."""
+        return (*self.earlier, self)
 
     def key(self) -> Hashable:
         """Return what must be equal for rows to be evaluated together, payloads aside."""
@@ -53,7 +60,7 @@ class Problem:
         # Tensors are not compared: of one source, the public images are one tensor.
         public = id(self.auxiliary)
         known = (self.update, self.unknowns, self.copies, self.defense, self.unit, public)
-        return (network, self.names, *known)
+        return (network, self.names, *known, tuple(problem.key() for problem in self.earlier))
 
 
 ProblemOf = Callable[[Observation], Problem]
@@ -84,7 +91,7 @@ class _Part:
         self._ahead, self._problem_of, self._key = ahead, problem_of, problem.key()
         self._first = next(ahead)
         second = ahead.peek()
-        shared = second is None or not self._fits(second) or second.payload is self._first.payload
+        shared = second is None or not self._fits(second) or _same_networks(second, self._first)
         self.problem = replace(problem, shared=shared)
 
     def members(self) -> Iterator[Observation]:
@@ -92,7 +99,7 @@ class _Part:
         last = self._first
         yield last
         while (following := self._ahead.peek()) is not None:
-            same = following.payload is last.payload
+            same = _same_networks(following, last)
             if same != self.problem.shared or not self._fits(following):
                 return
             last = next(self._ahead)
@@ -100,6 +107,12 @@ class _Part:
 
     def _fits(self, observation: Observation) -> bool:
         return self._problem_of(observation).key() == self._key
+
+
+def _same_networks(a: Observation, b: Observation) -> bool:
+    """Say whether both were sent the very same payloads, round by round."""
+    pairs = zip(a.rounds, b.rounds, strict=False)
+    return len(a.rounds) == len(b.rounds) and all(x.payload is y.payload for x, y in pairs)
 
 
 class _Ahead(Iterator[T], Generic[T]):

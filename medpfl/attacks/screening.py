@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from medpfl.attacks.arrangements import Arrangement, Arrangements
-from medpfl.attacks.matching import MatchingObjective, Targets
+from medpfl.attacks.matching import Targets
 from medpfl.attacks.stages import Key, Lead
 from medpfl.attacks.victim_rows import VictimRows
-from medpfl.optim.scheduler import Scheduler
+from medpfl.optim.scheduler import CurvedObjective, Scheduler
 from medpfl.seeding import generator
 
 # How bright blank images are: as most of a scan, and as most of a photograph.
@@ -39,7 +39,7 @@ class Screening:
     arrangements: Arrangements
     rows: VictimRows
     counted: bool
-    objective: MatchingObjective
+    objective: CurvedObjective[Targets]
     restarts: int
     dtype: torch.dtype
     seed: int

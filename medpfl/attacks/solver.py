@@ -15,10 +15,12 @@ from medpfl.attacks.compiled import Compiling
 from medpfl.attacks.composition import Machine, Parts, Search
 from medpfl.attacks.converged import ConvergedRows
 from medpfl.attacks.determination import affordable
+from medpfl.attacks.distances import is_likelihood
 from medpfl.attacks.groups import GroupMatching
 from medpfl.attacks.labels import ReadOff
 from medpfl.attacks.matching import MatchingObjective, Targets, rows_at_once
 from medpfl.attacks.problem import Problem
+from medpfl.attacks.rounds import RoundsMatching
 from medpfl.attacks.screening import Screening
 from medpfl.attacks.stages import Key, Stage, fitted, shortened, whole
 from medpfl.attacks.victim_rows import (
@@ -83,20 +85,27 @@ class Solver:
 
     def objective(
         self, stage: Stage, *, chunk: int, compiling: Compiling = False
-    ) -> MatchingObjective:
+    ) -> CurvedObjective[Targets]:
         """Return the objective of single restarts."""
-        return MatchingObjective(
-            payload=self.problem.payload,
-            names=self.problem.names,
-            update=self.problem.update,
-            gradient=self.parts.gradient,
-            unknowns=self.problem.unknowns,
-            distance=self.parts.distance,
-            dtype=stage.dtype,
-            chunk=chunk,
-            priors=self.parts.priors_of(self.problem.copies, self.problem.unknowns.spec),
-            compiling=compiling,
-        )
+        rounds, summed = self.problem.rounds, is_likelihood(self.parts.distance)
+        priors = self.parts.priors_of(self.problem.copies, self.problem.unknowns.spec)
+        objectives = [
+            MatchingObjective(
+                payload=round_.payload,
+                names=round_.names,
+                update=round_.update,
+                gradient=self.parts.gradient,
+                unknowns=self.problem.unknowns,
+                distance=self.parts.distance,
+                dtype=stage.dtype,
+                chunk=chunk,
+                # What images are like counts once beside likelihoods, see `RoundsMatching`.
+                priors=() if summed and round_ is not self.problem else priors,
+                compiling=compiling,
+            )
+            for round_ in rounds
+        ]
+        return objectives[0] if len(rounds) == 1 else RoundsMatching(objectives, summed=summed)
 
     def at_once(self, *, memory: int | None = None) -> int:
         """Return how many restarts to evaluate together."""
@@ -206,7 +215,12 @@ class Solver:
         stage = stage if steps is None else shortened(stage, steps)
         at_once = self.at_once(memory=memory)
         capacity = self.machine.capacity(
-            stage, self.problem.payload, count, memory=memory, at_once=at_once, device=device
+            stage,
+            [round_.payload for round_ in self.problem.rounds],
+            count,
+            memory=memory,
+            at_once=at_once,
+            device=device,
         )
         chunk = min(at_once, capacity * members)
         objective = self.objective(stage, chunk=chunk, compiling=self.machine.compiling)
@@ -219,7 +233,7 @@ class Solver:
             profiler=self.context.profiler,
         )
 
-    def _grouped(self, objective: MatchingObjective) -> CurvedObjective[Targets]:
+    def _grouped(self, objective: CurvedObjective[Targets]) -> CurvedObjective[Targets]:
         """Return the objective of rows: groups, where restarts are to be consistent."""
         if self.search.group_consistency is None:
             return objective

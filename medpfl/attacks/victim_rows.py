@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,7 +64,7 @@ class VictimRows:
 
     def key(self, observation: Observation) -> Key:
         """Return the name of a victim's first restart."""
-        labels = self.parts.labels.labels(self.parts.seen(observation))
+        labels = self.parts.labels.labels(self.parts.seen(observation.rounds[0]))
         return Key(observation, 0, (Lead(Arrangement(labels)),))
 
     def row(self, key: Key, dtype: torch.dtype, target: Targets | None = None) -> Row[Key, Targets]:
@@ -78,7 +78,8 @@ class VictimRows:
         began = time.perf_counter()
         if isinstance(self.parts.start, Solving) and key.restart == 0:
             # The same for every restart: the others are to begin elsewhere.
-            key = replace(key, solution=self.parts.start.solve(key.observation))
+            # Of several rounds the first is read, whose network has learnt least.
+            key = replace(key, solution=self.parts.start.solve(key.observation.rounds[0]))
         restarts = range(key.restart, key.restart + self.members)
         start = torch.cat([self._first_point(replace(key, restart=r)) for r in restarts])
         seconds = time.perf_counter() - began
@@ -97,16 +98,22 @@ class VictimRows:
         )
         order = key.arrangement.order
         order = torch.zeros(0, dtype=torch.int64) if order is None else order
-        payload = observation.payload
-        own = ({}, {}) if self.shared else (payload.parameters, float_buffers(payload))
-        parameters, buffers = (flatten(tensors).to(self.device, dtype) for tensors in own)
+        rounds = observation.rounds
+        own = () if self.shared else tuple(seen.payload for seen in rounds)
+        parameters = self._joined([payload.parameters for payload in own], dtype)
+        buffers = self._joined([float_buffers(payload) for payload in own], dtype)
         return Targets(
-            gradient=SharedRows(flatten(observation.tensors).to(self.device, dtype)),
+            gradient=SharedRows(self._joined([seen.tensors for seen in rounds], dtype)),
             labels=probabilities.to(self.device, dtype).unsqueeze(0),
             parameters=parameters.unsqueeze(0),
             buffers=buffers.unsqueeze(0),
             order=order.to(self.device).unsqueeze(0),
         )
+
+    def _joined(self, rounds: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) -> Tensor:
+        """Return the entries of all rounds, one round after another; `(0,)` of none."""
+        parts = [flatten(tensors).to(self.device, dtype) for tensors in rounds]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype, device=self.device)
 
     def untouched(self, key: Key, status: Status) -> Reconstruction:
         """Hand in the start: nothing was sent that could tell one image from another."""

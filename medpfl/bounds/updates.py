@@ -178,6 +178,11 @@ class BoundUpdates:
                 reason="a sum of clients is seen, which tells less of each than its own update; "
                 "threat.aggregation=individual bounds that"
             )
+        if capture.observation.same_images is not None:
+            return NoBound(
+                reason="the attacker sees several updates of the same images, and a bound is one "
+                "of a single update; leave same_images out of threat.knows"
+            )
         if self._tied and not bool((capture.truth.inputs == capture.truth.inputs[:, :1]).all()):
             return NoBound(reason="an image has a tint, and those of its dataset have none")
         if capture.observation.buffers is not None:

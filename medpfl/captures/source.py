@@ -51,6 +51,11 @@ class FileSource:
             raise ConfigurationError(
                 "threat.knows=[auxiliary]: captures hold no public images. Leave 'auxiliary' out"
             )
+        if "same_images" in threat.granted:
+            raise ConfigurationError(
+                "threat.knows=[same_images]: captures do not say which of them are of the same "
+                "images. Leave 'same_images' out"
+            )
         found = read_captures(self.path)
         specs = {capture.manifest.spec for capture in found}
         if len(specs) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,13 +20,14 @@ from medpfl.federated.diary import Diary
 from medpfl.federated.evaluate import Utility, evaluate
 from medpfl.federated.partition import partition
 from medpfl.federated.public_images import public_images
+from medpfl.federated.repeated import Seen
 from medpfl.federated.secure import SecureRounds, Summed, sums
 from medpfl.federated.sending import Sender, Sent
 from medpfl.federated.server import Federation, ModelFactory
 from medpfl.federated.training import ClientStates, Rounds
 from medpfl.source import Described, Planned
 from medpfl.threat import ThreatModel
-from medpfl.types import Capture, ServerPayload, Truth
+from medpfl.types import Capture, Observation, ServerPayload, Truth
 
 _MOST_IMAGES = 100
 
@@ -150,11 +151,17 @@ class Simulation:
             for planned in left:
                 yield self._capture(planned, self._payload(planned.capture_id), {})
             return
-        states: ClientStates = {}
-        for round_, payload in self._models(left, diary, states):
-            for planned in left:
-                if planned.round == round_:
-                    yield self._capture(planned, payload, states)
+        wanted, seen, states = {p.capture_id for p in left}, Seen(self.plan), ClientStates()
+        made = seen.needed(wanted) if self._remembers else left
+        for round_, payload in self._models(made, diary, states):
+            for planned in made:
+                if planned.round != round_:
+                    continue
+                capture = self._capture(planned, payload, states, seen.of(planned))
+                if self._remembers:
+                    seen.add(planned, capture.observation)
+                if planned.capture_id in wanted:
+                    yield capture
 
     def truth(self, planned: Planned) -> Truth:
         """See `CaptureSource.truth`."""
@@ -169,7 +176,11 @@ class Simulation:
 
     def sample(self) -> Capture:
         """See `CaptureSource.sample`."""
-        return self._capture(self.plan[0], self.example(), {})
+        alone = self._capture(self.plan[0], self.example(), {})
+        if not self._remembers:
+            return alone
+        before = (alone.observation,) * (Seen(self.plan).most() - 1)
+        return self._capture(self.plan[0], self.example(), {}, before)
 
     def example(self) -> ServerPayload:
         """See `CaptureSource.example`."""
@@ -263,7 +274,18 @@ class Simulation:
             device=self.device,
         )
 
-    def _capture(self, planned: Planned, payload: ServerPayload, states: ClientStates) -> Capture:
+    @property
+    def _remembers(self) -> bool:
+        """Whether the attacker may know which updates are of the same images."""
+        return "same_images" in self.threat.granted
+
+    def _capture(
+        self,
+        planned: Planned,
+        payload: ServerPayload,
+        states: ClientStates,
+        before: Sequence[Observation] = (),
+    ) -> Capture:
         """Capture what the client sends, or of a probe would send, with what it keeps by then.
 
         What a defense keeps belongs to the client, not to the images of one update: a probe adds
@@ -284,6 +306,7 @@ class Simulation:
             parameters=self.capturing.names_of(list(payload.parameters)),
             defense=of_defense,
             auxiliary=self.auxiliary,
+            same_images=before,
         )
         return Capture(
             observation,

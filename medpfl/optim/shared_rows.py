@@ -34,6 +34,11 @@ class SharedRows(RowTable):
             return rows[0].expand(len(rows), *rows[0].shape)
         return torch.stack(rows)
 
+    def columns(self, part: slice) -> Self:
+        """Return some entries of every row; rows that were one tensor stay one."""
+        views = {id(row): row[part] for row in self._rows}
+        return type(self)(*(views[id(row)] for row in self._rows))
+
     def select(self, index: Tensor) -> Self:
         """See `RowTable.select`."""
         return type(self)(*(self._rows[i] for i in index.tolist()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class RoundingLikelihood:
         levels: of magnitude, zero not counted.
         stochastic: whether entries went to either neighbour, and not to the nearest.
     """
+
+    in_nats: ClassVar[bool] = True
 
     levels: int
     stochastic: bool

@@ -30,6 +30,7 @@ class SignLikelihood:
     """
 
     scale_free: ClassVar[bool] = True
+    in_nats: ClassVar[bool] = True
 
     def __call__(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> Tensor:
         """Return the nats of all tensors."""

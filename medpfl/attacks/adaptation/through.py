@@ -12,7 +12,7 @@ from torch import Tensor
 from medpfl.attacks.adaptation.factors import Factors
 from medpfl.attacks.adaptation.ranges import Ranges, View
 from medpfl.attacks.composition import Parts
-from medpfl.attacks.distances import Distance, LeastSquares, has_no_scale
+from medpfl.attacks.distances import Distance, LeastSquares, has_no_scale, is_likelihood
 from medpfl.attacks.starts import Solving, Start
 from medpfl.types import Observation
 
@@ -44,6 +44,11 @@ class Through:
     def scale_free(self) -> bool:
         """See `ScaleFree`."""
         return has_no_scale(self.inner)
+
+    @property
+    def in_nats(self) -> bool:
+        """See `Likelihood`."""
+        return is_likelihood(self.inner)
 
     def seen(self, dummy: Sequence[Tensor], observed: Sequence[Tensor]) -> list[Tensor]:
         """Return what was sent plus what each of the dummy's entries is outside its range."""
