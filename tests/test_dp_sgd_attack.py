@@ -1,4 +1,4 @@
-"""Attackers who know of DP-SGD: labels through clipping, steps of other sizes, noise near none."""
+"""DP-SGD in updates: what the record says of it, and what attackers make who know of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import torch
 from helpers import CPU, context, payload_of, seeded, spec_of, victim_of
 from test_contracts import attack_of
 
-from medpfl.attacks.adaptation import adapted
+from medpfl.aggregates import Aggregate
+from medpfl.attacks.adaptation import adapted, matched_through
 from medpfl.attacks.adaptation.dp_sgd import ClippedGradient, through_dp_sgd
 from medpfl.attacks.gradient_matching import GradientMatching
-from medpfl.defenses import Defenses, DpSgd
+from medpfl.defenses import Clipping, Defenses, DpSgd, Gaussian, Perturbation, SecureAggregation
+from medpfl.defenses.none import NoDefense
+from medpfl.defenses.perturbation import snr_db
 from medpfl.federated import Client
 from medpfl.federated.sending import Sender
 from medpfl.metrics import ssim_per_image
@@ -110,3 +113,62 @@ def test_the_images_of_a_step_are_those_that_the_local_batch_has_whatever_its_re
     # One pass in two steps: a half of the sum over two.
     assert parts.labels.share == pytest.approx(1 / 4)
     assert parts.distance.scale == pytest.approx(seen.defense[0].noise_scale / 2 / 2**0.5)
+
+
+STEPS = LocalTraining(algorithm="fedavg", batch_size=2, lr=0.3)
+
+
+@pytest.mark.parametrize(
+    ("training", "unit"), [(LocalTraining(), 1 / 3), (STEPS, 0.3 * 2**0.5 / 2)], ids=["one", "two"]
+)
+def test_the_record_says_the_norm_without_a_defense_and_the_noise_that_was_drawn(training, unit):
+    client = replace(CLIENT, training=training)
+    truth = victim_of(SPEC, [0, 1, 2])
+    sents = []
+    for noise in (0.0, 0.5):
+        part = DpSgd(max_grad_norm=0.01, noise_multiplier=noise)
+        sender = Sender(client=client, defense=Defenses({"": part}), seed=0)
+        sents.append(sender.send("a", truth, NETWORK, {}))
+    plain, noisy = sents
+    alone = Sender(client=client, defense=Defenses({"": NoDefense()}), seed=0)
+    norm = alone.send("a", truth, NETWORK, {}).facts.gradient_norm
+    assert plain.facts.gradient_norm == noisy.facts.gradient_norm == norm
+    assert (plain.facts.noise_scale, plain.facts.snr_db) == (None, None)
+    assert noisy.facts.noise_scale == pytest.approx(0.5 * 0.01 * unit)
+    noise = [noisy.update.tensors[n] - t for n, t in plain.update.tensors.items()]
+    # Of several steps, the later ones also begin elsewhere for the noise of those before.
+    tolerance = 1e-3 if training.kind == "gradient" else 0.5
+    ratio = snr_db(plain.update.tensors.values(), noise)
+    assert noisy.facts.snr_db == pytest.approx(ratio, abs=tolerance)
+    assert float(torch.cat([t.flatten() for t in noise]).std()) == pytest.approx(
+        noisy.facts.noise_scale, rel=0.1
+    )
+
+
+def test_noise_that_does_not_add_up_is_not_told():
+    client = replace(CLIENT, training=replace(STEPS, optimizer="adam"))
+    part = DpSgd(max_grad_norm=0.01, noise_multiplier=0.5)
+    sender = Sender(client=client, defense=Defenses({"": part}), seed=0)
+    facts = sender.send("a", victim_of(SPEC, [0, 1, 2]), NETWORK, {}).facts
+    assert (facts.noise_scale, facts.snr_db) == (None, None)
+
+
+def test_gaussian_noise_alone_before_a_sum_is_known_noise_on_the_mean():
+    noise = Perturbation(noise=Gaussian(std=0.2)).facts()
+    sums = SecureAggregation().facts()
+    seen, _ = clipped([0, 1, 2, 0], noise=0)
+    seen = replace(seen, aggregate=Aggregate(clients=2, sizes=(3, 1)), defense=(noise, sums))
+    (found,) = matched_through(seen)
+    # Three quarters of one client's noise, and a quarter of another's.
+    draws = torch.randn(2, 10**5, generator=seeded()).mul(0.2)
+    assert found.scale == pytest.approx(float((draws[0] * 0.75 + draws[1] * 0.25).std()), rel=0.01)
+    assert replace(found, scale=0.2) == noise
+    assert matched_through(replace(seen, aggregate=None)) == (noise, sums)
+    for others in (
+        (Clipping(max_norm=1.0).facts(), noise, sums),
+        (replace(noise, relative_to="norm"), sums),
+        (replace(noise, law="laplace"), sums),
+        (sums,),
+        None,
+    ):
+        assert matched_through(replace(seen, defense=others)) == ()
