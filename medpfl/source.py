@@ -50,6 +50,7 @@ class Described:
         federation: who trains with whom, in lines; none where every client sends one gradient.
         privacy: what the defense guarantees, or None without one, or where nobody knows.
         stopped: that a privacy budget ends training early, or None where it does not.
+        undefended: whether updates are known to leave as they are.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Described:
     federation: tuple[str, ...]
     privacy: Privacy | None = None
     stopped: str | None = None
+    undefended: bool = False
 
 
 class CaptureSource(Protocol):

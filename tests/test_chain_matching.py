@@ -8,6 +8,7 @@ from helpers import payload_of, seeded, sent, spec_of
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medpfl.attacks.chain_matching import ChainMatching
 from medpfl.attacks.distances import Cosine, Distance, NormalisedError, SquaredError
 from medpfl.attacks.matching import MatchingObjective, Targets, flatten
 from medpfl.attacks.priors import Prior, TotalVariation
@@ -174,3 +175,20 @@ def test_by_hand_is_autograd(network, own_networks, images, joint, tied, size, d
     scale = float(wanted[1].abs().max())
     assert scale > 0
     torch.testing.assert_close(found[1], wanted[1], rtol=1e-9, atol=1e-11 * scale)
+
+
+@pytest.mark.parametrize("recognised", [True, False])
+def test_pictures_are_evaluated_by_hand(recognised, monkeypatch):
+    spec = spec_of(3, 8, 8)
+    payload = payload_of("dlg_cnn", spec)
+    taken = []
+    by_hand = ChainMatching.__call__
+
+    def counted(chain: ChainMatching, z: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        taken.append(len(z))
+        return by_hand(chain, z, *rest)
+
+    monkeypatch.setattr(ChainMatching, "__call__", counted)
+    given = payload if recognised else sent(Wrapped(payload.model))
+    evaluate(given, Unknowns(spec, 2, spec.num_classes, False), SquaredError(), (), False)
+    assert sum(taken) == (ROWS if recognised else 0)

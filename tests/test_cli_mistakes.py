@@ -84,7 +84,7 @@ def test_data_that_are_not_there(command: Command, arguments: str, words: str) -
         ("device=bogus", "device=bogus: choose auto, cpu, cuda"),
         ("noise=laplace", "defense=none adds no noise, but noise is chosen: choose defense="),
         ("defense=perturbation", "has no noise to add: choose noise=laplace"),
-        ("federation.batch_size=2", "one label off an update, but federation.batch_size=2"),
+        ("federation.batch_size=2", "one label off an update, and 2 images are behind each"),
         ("attack=dlg federation.batch_size=3 n_images=2", "only 2 images are attacked: raise n_im"),
         ("attack.optimizer.line_search=bogus", "line_search=bogus: choose null or strong_wolfe"),
         ("attack.restarts=0", "attack.restarts=0: must be at least 1"),

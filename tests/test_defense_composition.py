@@ -307,7 +307,7 @@ def test_a_run_says_and_records_its_defense(tmp_path: Path, capsys) -> None:
 def test_a_run_without_a_defense_has_the_columns_it_had(tmp_path: Path) -> None:
     run(config(*TINY, "n_images=1"), tmp_path / "run")
     (row,) = table(tmp_path / "run/metrics.csv")
-    assert list(row)[-1] == "grain"
+    assert list(row)[-1] == "identification_candidates"
     summary = run_json(tmp_path / "run")["summary"]
     assert (summary["epsilon"], summary["defense"]) == (None, None)
 

@@ -43,6 +43,7 @@ def leak(hits: int, n: int, *, first: int = 0) -> Leakage:
         identification=identification(ranks),
         psnr_db=NOTHING,
         cut_short=0,
+        guessed=0.0,
         bound_psnr_db=NOTHING,
     )
 
@@ -100,6 +101,8 @@ def test_the_cheapest_is_the_safe_one_of_highest_accuracy_and_there_may_be_none(
     )
     assert answer(points[:2]).startswith("Nothing here keeps ASR under 5 %")
     assert answer([point("noise_1", 0.8, safe, None)]).startswith("No point was attacked by both")
+    smooth = point("sign_2", 0.8, replace(safe, guessed=0.25), safe)
+    assert "reaches an SSIM of 0.9 for 25 % of the images" in answer([smooth])
     worse = dominating(points[3], points)
     assert worse is not None
     assert worse.name == "noise_1"

@@ -50,7 +50,10 @@ def clients() -> Clients:
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("kind", [DataKind.WEIGHTS, DataKind.WEIGHT_DIFF])
+# Each starts a server and two clients as processes, which takes twenty seconds of computing.
+@pytest.mark.parametrize(
+    "kind", [pytest.param(DataKind.WEIGHTS, marks=pytest.mark.trial), DataKind.WEIGHT_DIFF]
+)
 def test_the_server_captures_to_the_bit_what_clients_trained(
     tmp_path: Path, clients: Clients, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,6 @@ def test_any_id_is_a_portable_file_name(name):
     [
         ((3, 32, 32), (192, 192)),
         ((1, 24, 48), (192, 96)),
-        ((1, 5, 20, 20), (200, 200)),
         ((3, 224, 224), (224, 224)),
         ((2, 12, 12), (192, 192)),
     ],
@@ -119,8 +118,7 @@ def test_panels_are_enlarged_and_labelled(shape, panel):
     assert sheet.width == 3 * panel[0] + 32
     assert panel[1] < sheet.height < panel[1] + 60
     for k, image in enumerate((x, y, (x - y).abs())):
-        middle = image if image.ndim == 3 else image[:, image.shape[1] // 2]
-        pixel = middle[:, 0, 0] if len(middle) == 3 else middle[:, 0, 0].mean().expand(3)
+        pixel = image[:, 0, 0] if len(image) == 3 else image[:, 0, 0].mean().expand(3)
         corner = sheet.getpixel((8 + k * (panel[0] + 8), 22))
         assert corner == tuple((pixel * 255).round().int().tolist())
 

@@ -96,7 +96,7 @@ class MatchingObjective:
         whole = gradient is mean_gradient and self._names == list(self._shapes)
         plain = whole and self._update.is_one_gradient(unknowns.images)
         # What is written out by hand is for pictures; volumes take the general way.
-        pictures = len(unknowns.image_shape) == 3
+        pictures = len(unknowns.spec.shape) == 3
         if isinstance(payload.model, SigmoidCNN) and plain and pictures:
             self._chain = ChainMatching(
                 model=payload.model,

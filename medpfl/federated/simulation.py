@@ -195,6 +195,7 @@ class Simulation:
             federation=tuple(self._in_words()),
             privacy=self.account.privacy,
             stopped=self.account.stopped,
+            undefended=self.defense.is_none,
         )
 
     def _in_words(self) -> Iterator[str]:

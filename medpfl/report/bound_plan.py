@@ -32,11 +32,11 @@ def plan_bounds(experiment: Experiment) -> BoundPlan:
     bounds = experiment.bounds
     if bounds is None:
         return BoundPlan()
+    if experiment.source.describe().undefended and not bounds.is_asked_for:
+        return BoundPlan()
     sample = experiment.source.sample()
     found = bounds.applies(sample)
     if isinstance(found, NoBound):
-        if sample.defense == () and not bounds.is_asked_for:
-            return BoundPlan()
         return BoundPlan(words=f"none: {found.reason}", note=found.reason)
     clipped = ", clipped first" if found.before else ""
     left_out = bounds.left_out(sample)

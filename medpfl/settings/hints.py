@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig
 
 from medpfl.errors import ConfigurationError
 from medpfl.settings.ranges import Range
-from medpfl.settings.slots import is_slot, lacking, slot_words
+from medpfl.settings.slots import lacking, names_a_part, slot_words
 
 ClassT = TypeVar("ClassT", bound=type)
 
@@ -148,7 +148,7 @@ def _fits(value: object, hint: Any) -> bool:
         return is_list and all(_fits(item, kind) for item in value)  # type: ignore[attr-defined]
     if origin is Mapping:
         return isinstance(value, DictConfig | Mapping)
-    if is_slot(hint):
+    if names_a_part(hint):
         if isinstance(value, DictConfig):
             return "_target_" in value
         return not lacking(value, hint)
@@ -176,7 +176,7 @@ def _words(hint: Any, value: object, built: bool) -> str:
         return "a finite number"
     if hint in _WORDS:
         return _WORDS[hint][0]
-    if not is_slot(hint):
+    if not names_a_part(hint):
         return "a group"
     return slot_words(value, hint) if built else "a group with a _target_"
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, get_origin
 
+_PACKAGE = __name__.partition(".")[0]
 # What every class has, and no slot asks for.
 _COMMON = {"__init__", "__subclasshook__", "__class_getitem__"}
 
@@ -14,6 +15,12 @@ def is_slot(hint: Any) -> bool:
     """Tell whether a type hint names a kind of part: a protocol or an abstract class."""
     kind = get_origin(hint) or hint
     return bool(getattr(kind, "_is_protocol", False)) or inspect.isabstract(kind)
+
+
+def names_a_part(hint: Any) -> bool:
+    """Tell whether a type hint names a kind of part, or one part that is of this package."""
+    own = inspect.isclass(hint) and hint.__module__.partition(".")[0] == _PACKAGE
+    return own or is_slot(hint)
 
 
 def lacking(part: object, needed: Any) -> list[str]:
@@ -70,7 +77,7 @@ def _lack(part: object, name: str, member: object) -> Iterator[str]:
 
 def is_ours(part: object) -> bool:
     """Tell whether a part is of this package."""
-    return type(part).__module__.partition(".")[0] == __name__.partition(".")[0]
+    return type(part).__module__.partition(".")[0] == _PACKAGE
 
 
 def _takes(own: Any, needed: Any, *, strict: bool) -> bool:

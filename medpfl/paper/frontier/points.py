@@ -19,6 +19,7 @@ from medpfl.paper.results import Estimate, mean_of
 NAIVE, ADAPTIVE = "naive", "adaptive"
 """Kinds of attackers: without and with knowledge of the defense."""
 
+_THRESHOLD = 0.9
 _BOUND, _PSNR = "bound_psnr_db", "psnr_db"
 
 
@@ -33,6 +34,8 @@ class Leakage:
         identification: ranks of the originals; None where there were no others.
         psnr_db: mean peak signal-to-noise ratio where it is finite.
         cut_short: images below the threshold whose attack ran out of steps: not beaten there.
+        guessed: share of the images whose SSIM with the mean image, which takes no update, is at
+            least 0.9: there the success rate says nothing.
         bound_psnr_db: mean of what no attack exceeds on these updates; of no image where there is
             no bound.
     """
@@ -43,6 +46,7 @@ class Leakage:
     identification: Identification | None
     psnr_db: Estimate
     cut_short: int
+    guessed: float
     bound_psnr_db: Estimate
 
     @property
@@ -158,6 +162,7 @@ def leakage(attacker: str, tables: Sequence[pd.DataFrame]) -> Leakage:
         identification=identification([rank for own in tables for rank in _ranks(own)]),
         psnr_db=mean_of(scores[_PSNR]),
         cut_short=int((~success & (scores["status"] == str(Status.OUT_OF_STEPS))).sum()),
+        guessed=float((scores["ssim_mean_image"] >= _THRESHOLD).mean()),
         bound_psnr_db=mean_of(bound),
     )
 

@@ -43,7 +43,18 @@ def lines(points: Sequence[Point]) -> list[list[str]]:
 
 
 def answer(points: Sequence[Point]) -> str:
-    """Return in a sentence what the cheapest safe defense is, or that there is none."""
+    """Return in words what the cheapest safe defense is, and what keeps it from being one."""
+    guessed = max((a.guessed for p in points for a in p.attacks), default=0.0)
+    if not guessed:
+        return _answer(points)
+    return (
+        f"{_answer(points)} The mean image alone reaches an SSIM of 0.9 for {100 * guessed:.0f} % "
+        "of the images: go by identification, not by ASR."
+    )
+
+
+def _answer(points: Sequence[Point]) -> str:
+    """Return what the cheapest safe defense is, or that there is none."""
     if not any(verdict(point) is not Verdict.UNKNOWN for point in points):
         return "No point was attacked by both attackers: nothing can be said."
     best = cheapest(points)
