@@ -154,7 +154,7 @@ def test_each_images_gradient_is_clipped_by_itself(norm: str) -> None:
     flat = [torch.cat([t.flatten() for t in own.values()]) for own in alone]
     middle = float(sorted(f.norm(order) for f in flat)[1])  # one of the three is not clipped
     expected = sum(f * min(1.0, middle / float(f.norm(order))) for f in flat) / 3
-    found = ClippedGradient(max_norm=middle, norm=norm)(*arguments, victim.inputs, hot)
+    found = ClippedGradient(max_norm=middle, norm=norm, expected=3)(*arguments, victim.inputs, hot)
     torch.testing.assert_close(torch.cat([t.flatten() for t in found.values()]), expected)
 
 

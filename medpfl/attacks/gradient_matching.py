@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from medpfl.attacks.adaptation import adapted
+from medpfl.attacks.adaptation import adapted, matched_through
 from medpfl.attacks.arrangements import Arrangements
 from medpfl.attacks.base import AttackContext
 from medpfl.attacks.combinations import check_arrangements, check_group, check_projections, choose
@@ -28,7 +28,7 @@ from medpfl.attacks.labels import LabelStrategy, ReadOff
 from medpfl.attacks.priors import Prior
 from medpfl.attacks.problem import Problem, problems
 from medpfl.attacks.projection import Projection
-from medpfl.attacks.reading import as_gradient, matched_through, unit_of
+from medpfl.attacks.reading import as_gradient, expected_of, unit_of
 from medpfl.attacks.rounds import check_rounds
 from medpfl.attacks.solver import Solver
 from medpfl.attacks.stages import Precision, check_curvature, stages_of
@@ -274,6 +274,7 @@ class GradientMatching:
             defense=matched_through(observation),
             unit=unit_of(observation),
             auxiliary=observation.auxiliary,
+            expected=expected_of(observation),
             earlier=tuple(map(self._problem, observation.same_images or ())),
         )
 

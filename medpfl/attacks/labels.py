@@ -157,7 +157,7 @@ class Counted:
         gradient = observation.tensors[bias].double().cpu()
         size = 1.0 if has_size(observation) else _largest_size(probability, gradient)
         expected = count * (probability - size * gradient)
-        return _largest_remainders(expected, count)
+        return largest_remainders(expected, count)
 
     def reads(self, model: nn.Module) -> frozenset[str]:
         """Return the last layer's weight, and its bias where it has one."""
@@ -180,7 +180,7 @@ def _largest_size(probability: Tensor, gradient: Tensor) -> float:
     return float(bounds.min()) if len(bounds) else 1.0
 
 
-def _largest_remainders(expected: Tensor, count: int) -> Tensor:
+def largest_remainders(expected: Tensor, count: int) -> Tensor:
     """Round expected counts `(K,)` to whole ones that sum to `count`; return the labels `(N,)`."""
     expected = expected.nan_to_num().clamp_min(0)
     if not float(expected.sum()) > 0:  # an update without information: any labels will do

@@ -32,6 +32,7 @@ class Problem:
         unit: how much of the update, as it was sent, one unit of a gradient is: learning rate times
             steps of a delta, where they are known.
         auxiliary: `(A, C, *S)` in [0, 1]: public images; None where withheld.
+        expected: images of a client's step, in the mean where they are drawn.
         earlier: of the rounds in which the same images were seen before, first to last.
     """
 
@@ -44,6 +45,7 @@ class Problem:
     defense: tuple[DefenseFacts, ...] = ()
     unit: float = 1.0
     auxiliary: Tensor | None = None
+    expected: float = 1
     earlier: tuple[Problem, ...] = ()
 
     @property
@@ -59,7 +61,15 @@ class Problem:
         network = (architecture(payload.model), payload.training, shapes, statistics)
         # Tensors are not compared: of one source, the public images are one tensor.
         public = id(self.auxiliary)
-        known = (self.update, self.unknowns, self.copies, self.defense, self.unit, public)
+        known = (
+            self.update,
+            self.unknowns,
+            self.copies,
+            self.defense,
+            self.unit,
+            self.expected,
+            public,
+        )
         return (network, self.names, *known, tuple(problem.key() for problem in self.earlier))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from medpfl.training import LocalTraining, UpdateMap
-from medpfl.types import DefenseFacts, Observation
+from medpfl.types import Observation
 
 _UNKNOWN = LocalTraining(algorithm="fedsgd")
 # Each step rounds every weight by up to half a unit in its last place, 2^-24 of it or down to half
@@ -62,12 +62,15 @@ def update_map_of(observation: Observation) -> UpdateMap:
     return update
 
 
-def matched_through(observation: Observation) -> tuple[DefenseFacts, ...]:
-    """Return the parts of a defense that an attack can match through, as far as they are known.
+def expected_of(observation: Observation) -> int:
+    """Return how many images a step of the client is taken to have, in the mean if it draws them.
 
-    None in a mean over clients: each part has acted on one client's update before the sum.
+    Raises:
+        ValueError: the number of examples is withheld.
     """
-    return () if observation.aggregate is not None else observation.defense or ()
+    if observation.num_examples is None:
+        raise ValueError("the number of examples is withheld: call ThreatModel.require first")
+    return training_of(observation).expected(observation.num_examples)
 
 
 def has_size(observation: Observation) -> bool:

@@ -29,8 +29,8 @@ class DefenseReport:
 
     Args:
         noise_scale: the scale of the noise in the update's own unit (Laplace b, Gaussian std).
-        snr_db: 10 log10 of the update's energy over the energy of the noise that was added. It is
-            no privacy guarantee.
+        snr_db: 10 log10 of the update's energy over the energy of the noise that was added; of
+            DP-SGD, of the clipped update's. It is no privacy guarantee.
         clip_factor: norm after clipping over norm before, in [0, 1].
         residual_norm: Euclidean norm of what the client keeps back for later rounds.
         coding: how entries are put into bytes from here on.
@@ -125,6 +125,21 @@ class StepDefense(Protocol):
         self, inner: Gradient, payload: ServerPayload, generator: torch.Generator
     ) -> Gradient:
         """See `TrainingDefense.gradient`."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A gradient that adds noise in its steps, and can tell of it when they are over."""
+
+    def report(self, update: ClientUpdate) -> DefenseReport:
+        """Return the noise in an update whose every step followed this gradient.
+
+        Nothing where it does not simply add up: under momentum and Adam.
+
+        Args:
+            update: of those steps, before anything else is done to it.
+        """
         ...
 
 

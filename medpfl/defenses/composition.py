@@ -17,6 +17,7 @@ from medpfl.defenses.base import (
     Expecting,
     Part,
     Public,
+    Reporting,
     State,
     StatefulDefense,
     StepDefense,
@@ -182,7 +183,11 @@ class Defenses:
         return gradient
 
     def on_update(
-        self, update: ClientUpdate, state: ClientState, generator: torch.Generator
+        self,
+        update: ClientUpdate,
+        state: ClientState,
+        generator: torch.Generator,
+        gradient: Gradient = mean_gradient,
     ) -> Defended:
         """Put an update through all parts.
 
@@ -190,8 +195,11 @@ class Defenses:
             update: after local training; not changed.
             state: what this client kept before; not changed.
             generator: where every random number of the defense comes from.
+            gradient: what its steps followed.
         """
-        kept, reports = dict(state), []
+        kept, reports = dict(state), list[DefenseReport]()
+        if isinstance(gradient, Reporting):
+            reports.append(gradient.report(update))
         total = entries_of(update.tensors)
         for name, hook in self._hooks.items():
             update, kept[name], report = hook(update, state.get(name, {}), generator)

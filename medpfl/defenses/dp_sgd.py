@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medpfl.defenses.base import DefenseReport
 from medpfl.defenses.noise import Gaussian, Laplace
 from medpfl.defenses.per_example import Norm, clipped_sum
+from medpfl.defenses.perturbation import snr_db
 from medpfl.errors import ConfigurationError
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Budget, Candidates, Delta, Range
 from medpfl.training import Forward, Gradient, Parameters
-from medpfl.types import DataSpec, DefenseFacts, ServerPayload
+from medpfl.types import ClientUpdate, DataSpec, DefenseFacts, ServerPayload
 
 _PLAIN_NOISE = 1.0
 _LEAST_NOISE = 1e-3
@@ -204,29 +206,66 @@ class _Step:
 
     def gradient(
         self, inner: Gradient, payload: ServerPayload, generator: torch.Generator
-    ) -> Gradient:
-        facts = self.part.facts()
+    ) -> NoisyMean:
+        return NoisyMean(self.part.facts(), self.expected, inner, generator)
 
-        def followed(
-            forward: Forward, parameters: Parameters, inputs_norm: Tensor, probabilities: Tensor
-        ) -> dict[str, Tensor]:
-            total = clipped_sum(
-                inner,
-                forward,
-                parameters,
-                inputs_norm,
-                probabilities,
-                max_norm=facts.max_grad_norm,
-                norm=facts.norm,
-            )
-            expected = self.expected or max(1, len(inputs_norm))
-            # In place: the sum is this step's own.
-            return {n: self._noisy(t, facts, generator).div_(expected) for n, t in total.items()}
 
-        return followed
+class NoisyMean:
+    """What the steps of one update follow; it adds up its noise, for the record.
 
-    @staticmethod
-    def _noisy(total: Tensor, facts: DpSgdFacts, generator: torch.Generator) -> Tensor:
+    Args:
+        facts: of the part.
+        expected: images of a step, in the mean; None for as many as it has, at least 1.
+        inner: of single images.
+        generator: of the noise.
+    """
+
+    def __init__(
+        self,
+        facts: DpSgdFacts,
+        expected: float | None,
+        inner: Gradient,
+        generator: torch.Generator,
+    ) -> None:
+        self._facts, self._expected = facts, expected
+        self._inner, self._generator = inner, generator
+        self._noise: dict[str, Tensor] = {}
+        self._variance = 0.0
+
+    def __call__(
+        self, forward: Forward, parameters: Parameters, inputs_norm: Tensor, probabilities: Tensor
+    ) -> dict[str, Tensor]:
+        """See `Gradient`."""
+        total = clipped_sum(
+            self._inner,
+            forward,
+            parameters,
+            inputs_norm,
+            probabilities,
+            max_norm=self._facts.max_grad_norm,
+            norm=self._facts.norm,
+        )
+        expected = self._expected or max(1, len(inputs_norm))
+        self._variance += (self._facts.noise_scale / expected) ** 2
+        # In place: the sum is this step's own.
+        return {n: self._noisy(n, t, expected).div_(expected) for n, t in total.items()}
+
+    def report(self, update: ClientUpdate) -> DefenseReport:
+        """See `Reporting.report`."""
+        training = update.local_training
+        plain = training is None or (training.optimizer == "sgd" and not training.momentum)
+        if not (self._noise and plain):
+            return DefenseReport()
+        factor = 1.0 if training is None or update.kind == "gradient" else -training.lr
+        noise = {name: tensor * factor for name, tensor in self._noise.items()}
+        clean = [tensor - noise[name] for name, tensor in update.tensors.items()]
+        return DefenseReport(
+            noise_scale=abs(factor) * math.sqrt(self._variance),
+            snr_db=snr_db(clean, noise.values()),
+        )
+
+    def _noisy(self, name: str, total: Tensor, expected: float) -> Tensor:
+        facts = self._facts
         if not facts.noise_scale:
             return total
         law = (
@@ -234,4 +273,8 @@ class _Step:
             if facts.law == "gaussian"
             else Laplace(scale=facts.noise_scale)
         )
-        return total.add_(law.sample_like(total, generator))
+        noise = law.sample_like(total, self._generator)
+        total.add_(noise)
+        drawn = noise.div_(expected)
+        self._noise[name] = self._noise[name] + drawn if name in self._noise else drawn
+        return total

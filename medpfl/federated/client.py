@@ -34,6 +34,8 @@ class Client:
         payload: ServerPayload,
         generator: torch.Generator | None = None,
         gradient: Gradient = mean_gradient,
+        *,
+        beside: bool = True,
     ) -> tuple[ClientUpdate, UpdateFacts]:
         """Compute what the client sends.
 
@@ -42,6 +44,8 @@ class Client:
             payload: the global model as received; left unchanged, its buffers too.
             generator: draws the order of the images in every epoch; None visits them in turn.
             gradient: what each step follows.
+            beside: whether the norm is that of the update without a defense inside training, which
+                is computed beside it where there is one; else that of this update.
 
         Returns:
             The update, tensors on the client's device, and the facts about it.
@@ -57,14 +61,20 @@ class Client:
         forward, buffers = payload.forward(), _leaving(payload)
         with torch.no_grad():
             logits = forward(payload.parameters, inputs_norm)
-        trained = UpdateMap.of(training).train(
+        update_map = UpdateMap.of(training)
+        arguments = (
             forward,
             payload.parameters,
             inputs_norm,
             functional.one_hot(labels, logits.shape[1]).to(logits),
+        )
+        trained = update_map.train(
+            *arguments,
             gradient=gradient,
             before_step=_Statistics(payload, buffers) if buffers else None,
         )
+        undefended = beside and gradient is not mean_gradient
+        plain = update_map(*arguments) if undefended else trained.moved
         update = ClientUpdate(
             kind=training.kind,
             tensors=trained.moved
@@ -76,7 +86,7 @@ class Client:
             labels=truth.labels,
         )
         probability = logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
-        return update, UpdateFacts(_norm(trained.moved), probability.cpu())
+        return update, UpdateFacts(_norm(plain), probability.cpu())
 
 
 def _leaving(payload: ServerPayload) -> dict[str, Tensor] | None:

@@ -39,7 +39,15 @@ class Sender:
     defense: Defenses
     seed: int
 
-    def send(self, name: str, truth: Truth, payload: ServerPayload, state: ClientState) -> Sent:
+    def send(
+        self,
+        name: str,
+        truth: Truth,
+        payload: ServerPayload,
+        state: ClientState,
+        *,
+        recorded: bool = True,
+    ) -> Sent:
         """Compute what a client sends.
 
         Args:
@@ -47,12 +55,13 @@ class Sender:
             truth: the client's images.
             payload: the global model as received.
             state: what its defenses have kept; not changed.
+            recorded: whether anyone reads the facts; where not, no update is computed for them.
         """
         order, stream = (generator(self.seed, what, name) for what in ("order", "defense"))
         expected = self.client.training.expected(len(truth.labels))
         gradient = self.defense.gradient(payload, stream, expected)
-        update, facts = self.client.update(truth, payload, order, gradient)
-        defended = self.defense.on_update(update, state, stream)
+        update, facts = self.client.update(truth, payload, order, gradient, beside=recorded)
+        defended = self.defense.on_update(update, state, stream, gradient)
         facts = replace(
             facts,
             noise_scale=defended.noise_scale,

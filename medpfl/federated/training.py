@@ -85,7 +85,8 @@ class Rounds:
     def _after(self, round_: int, payload: ServerPayload, states: ClientStates) -> ServerPayload:
         def send(number: int) -> Sent:
             name, truth = capture_name(round_, number), self._truth(number)
-            return self.sender.send(name, truth, payload, states.get(number, {}))
+            kept = states.get(number, {})
+            return self.sender.send(name, truth, payload, kept, recorded=False)
 
         if self.secure is None:
             mean, own = self._plain(round_, send, states)

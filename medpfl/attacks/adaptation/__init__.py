@@ -5,5 +5,6 @@ of an attack change where it is told of such a part of a defense.
 """
 
 from medpfl.attacks.adaptation.adapted import adapted
+from medpfl.attacks.adaptation.summed import matched_through
 
-__all__ = ["adapted"]
+__all__ = ["adapted", "matched_through"]

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from medpfl.attacks.adaptation.clipped_labels import CountedThroughClip
 from medpfl.attacks.adaptation.posterior import most_likely
 from medpfl.attacks.composition import Parts, Search
+from medpfl.attacks.image_prior import natural
+from medpfl.attacks.labels import Counted
 from medpfl.attacks.likelihood import Law, NoiseLikelihood
 from medpfl.attacks.problem import Problem
 from medpfl.training import Forward, Parameters, mean_gradient
@@ -36,15 +39,17 @@ class DpSgdFacts(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ClippedGradient:
-    """The mean over images of their gradients, each clipped by itself; see `Gradient`.
+    """The sum over images of their gradients, each clipped by itself, over E; see `Gradient`.
 
     Args:
         max_norm: C: an image's gradient g becomes g min(1, C / |g|), all tensors together.
         norm: ``l2`` or ``l1``: which norm |g| is.
+        expected: E: what the client divides by, however many images a step takes.
     """
 
     max_norm: float
     norm: Literal["l2", "l1"]
+    expected: float
 
     def __call__(
         self, forward: Forward, parameters: Parameters, inputs_norm: Tensor, probabilities: Tensor
@@ -58,8 +63,10 @@ class ClippedGradient:
             factor = (self.max_norm / length.clamp_min(torch.finfo(flat.dtype).tiny)).clamp(max=1)
             return {name: t * factor for name, t in own.items()}
 
+        if not len(inputs_norm):
+            return {name: torch.zeros_like(p) for name, p in parameters.items()}
         each: dict[str, Tensor] = vmap(clipped)(inputs_norm, probabilities)
-        return {name: t.mean(0) for name, t in each.items()}
+        return {name: t.sum(0) / self.expected for name, t in each.items()}
 
 
 def through_dp_sgd(
@@ -67,23 +74,35 @@ def through_dp_sgd(
 ) -> tuple[Parts, Search]:
     """Match the clipped gradients through the likelihood of their noise; see `through_noise`.
 
-    The noise of several local steps is the mean of theirs: Gaussian, or as good as that. A client
-    is taken to divide by the images of a step; without noise, only the clipping is matched. What
-    other parts do before it, image by image, is not.
+    The noise of several local steps is the mean of theirs: Gaussian, or as good as that. Without
+    noise, only the clipping is matched. What other parts do before it, image by image, is not.
     """
     if not isinstance(facts, DpSgdFacts) or problem.defense[0] != facts:
         return parts, search
-    gradient = ClippedGradient(max_norm=facts.max_grad_norm, norm=facts.norm)
+    expected, update = problem.expected, problem.update
+    gradient = ClippedGradient(max_norm=facts.max_grad_norm, norm=facts.norm, expected=expected)
     parts = replace(parts, gradient=gradient)
-    if facts.noise_scale == 0:
-        return parts, search
-    update = problem.update
-    images = len(update.batches[0]) if update.batches else problem.unknowns.images
-    scale, law = facts.noise_scale / images, facts.law
-    if update.steps > 1:
-        scale = scale * (2 if law == "laplace" else 1) ** 0.5 / update.steps**0.5
-        law = "gaussian"
-    return most_likely(NoiseLikelihood(law=law, scale=scale), parts, search, problem)
+    if facts.noise_scale > 0:
+        scale, law = facts.noise_scale / expected, facts.law
+        if update.steps > 1:
+            scale = scale * (2 if law == "laplace" else 1) ** 0.5 / update.steps**0.5
+            law = "gaussian"
+        parts, search = most_likely(NoiseLikelihood(law=law, scale=scale), parts, search, problem)
+    return _counting(parts, facts, problem), search
+
+
+def _counting(parts: Parts, facts: DpSgdFacts, problem: Problem) -> Parts:
+    """Return the same where labels are counted: through the clipping, which shrinks the counts."""
+    if not isinstance(parts.labels, Counted):
+        return parts
+    images, update = problem.unknowns.images // problem.copies, problem.update
+    taken = images if update.batches is None else sum(map(len, update.batches))
+    labels = CountedThroughClip(
+        gradient=ClippedGradient(max_norm=facts.max_grad_norm, norm=facts.norm, expected=1),
+        share=taken / (images * update.steps * problem.expected),
+        images=parts.likely or natural(problem.unknowns.pixel_shape[1:]),
+    )
+    return replace(parts, labels=labels)
 
 
 def _length(flat: Tensor) -> Tensor:
