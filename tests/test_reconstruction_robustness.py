@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import laplace, norm
 
 from medpfl.accounting import Mechanism, epsilon, profile
-from medpfl.bounds import monte_carlo
+from medpfl.bounds import monte_carlo, reconstruction_error
 from medpfl.bounds import reconstruction_robustness as rero
 from medpfl.errors import ConfigurationError
 from medpfl.seeding import generator
@@ -200,3 +200,16 @@ def test_mistakes_name_the_value():
         with pytest.raises(ConfigurationError) as raised:
             make()
         assert words in str(raised.value)
+
+
+def test_the_error_by_renyi_privacy_has_its_value_and_is_below_what_the_mean_reaches():
+    assert reconstruction_error.from_renyi(epsilon=math.log(2)) == pytest.approx(0.25)
+    assert reconstruction_error.from_renyi(epsilon=0) == math.inf
+    # One pixel moves a release by at most 2C: the mean of T releases errs by sigma^2 C^2 / T.
+    for sigma, releases in ((0.5, 1), (3.0, 2), (40.0, 7)):
+        bound = reconstruction_error.gaussian(noise_multiplier=sigma, releases=releases)
+        assert 0 < bound < sigma**2 / (4 * releases)
+    far = reconstruction_error.gaussian(noise_multiplier=1e4, releases=1)
+    assert far == pytest.approx(1e8 / 16, rel=1e-6)
+    with pytest.raises(ConfigurationError, match="epsilon"):
+        reconstruction_error.from_renyi(epsilon=-1)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from medpfl.accounting import Accountant, Mechanism, epsilon, noise_multiplier_for, profile
 from medpfl.accounting.epsilon import knows_renyi
+from medpfl.bounds import reconstruction_error
 from medpfl.bounds import reconstruction_robustness as bounds
 from medpfl.dp import words
 from medpfl.dp.flags import FLOWER, PERCENTILE, SVT, Asked
@@ -53,6 +54,8 @@ class Answer:
         accountant: where the last cost's `Cost.pld` comes from: ``exact``, ``pld``, ``pure``.
         candidates: how many images the attacker has to choose from.
         rero: how probably it can at most choose the right one.
+        unbiased_mse: the least mean squared error a pixel of an attacker without a prior; None
+            where it is not known.
         claimed: the epsilon that the settings name; None where they name none.
         claimed_words: what that epsilon was claimed for.
         why: why epsilon is infinite.
@@ -67,6 +70,7 @@ class Answer:
     accountant: str
     candidates: int
     rero: float
+    unbiased_mse: float | None = None
     claimed: float | None = None
     claimed_words: str = ""
     why: str | None = None
@@ -211,7 +215,16 @@ def _accounted(
         accountant="exact" if everything else "pld",
         candidates=candidates,
         rero=robustness(mechanism, steps, candidates),
+        unbiased_mse=_unbiased_mse(mechanism, steps),
         notes=_notes(mechanism, unit),
+    )
+
+
+def _unbiased_mse(mechanism: Mechanism, steps: int) -> float | None:
+    if mechanism.law != "gaussian" or mechanism.sample_rate < 1:
+        return None
+    return reconstruction_error.gaussian(
+        noise_multiplier=mechanism.noise_multiplier, releases=steps
     )
 
 

@@ -36,6 +36,8 @@ def show(found: Answer) -> None:
     line = _grid()
     line.add_row("  reconstruction", Text(_rero(found), style="bold"))
     line.add_row("", _chance(found))
+    if found.unbiased_mse is not None:
+        line.add_row("  pixels", _error(found.unbiased_mse))
     out.print(line)
     out.print()
     if found.why is not None:
@@ -58,6 +60,7 @@ def show_json(found: Answer) -> None:
         "candidates": found.candidates,
         "kappa": 1 / found.candidates,
         "rero": found.rero,
+        "unbiased_mse": found.unbiased_mse,
         "why": found.why,
         "notes": list(found.notes),
         **found.settings,
@@ -114,6 +117,13 @@ def _rero(found: Answer) -> str:
 
 def _chance(found: Answer) -> str:
     return f"whatever else the attacker knows; a guess has {1 / found.candidates:.3g}"
+
+
+def _error(mse: float) -> str:
+    return (
+        "an unbiased attacker, one without a prior, misses them by a mean squared error of at least "
+        f"{mse:.3g} (pixels in [0, 1])"
+    )
 
 
 def _grid() -> Table:
