@@ -121,7 +121,7 @@ def _chance(found: Answer) -> str:
 
 def _error(mse: float) -> str:
     return (
-        "an unbiased attacker, one without a prior, misses them by a mean squared error of at least "
+        "an unbiased attacker (without a prior) misses them by a mean squared error of at least "
         f"{mse:.3g} (pixels in [0, 1])"
     )
 
