@@ -105,10 +105,10 @@ def _log_updates(log: Path) -> None:
     """Append a line for every update that a client computes."""
     update = Client.update
 
-    def logged(self: Client, victim: Any, *arguments: Any) -> Any:
+    def logged(self: Client, victim: Any, *arguments: Any, **options: Any) -> Any:
         with log.open("a") as file:
             file.write(f"{victim.ids[0]}\n")
-        return update(self, victim, *arguments)
+        return update(self, victim, *arguments, **options)
 
     Client.update = logged  # type: ignore[method-assign]
 
