@@ -16,6 +16,7 @@ from medpfl.outcomes import Status
 from medpfl.report import _provenance
 from medpfl.report._strict_json import dumps
 from medpfl.report.panels import PANEL_SIDE, draw_panels
+from medpfl.report.planes import three_planes
 from medpfl.report.victim_file import load_victim, safe_name
 from medpfl.seeding import generator
 
@@ -106,6 +107,7 @@ def test_any_id_is_a_portable_file_name(name):
     [
         ((3, 32, 32), (192, 192)),
         ((1, 24, 48), (192, 96)),
+        ((1, 5, 20, 20), (200, 125)),
         ((3, 224, 224), (224, 224)),
         ((2, 12, 12), (192, 192)),
     ],
@@ -118,7 +120,8 @@ def test_panels_are_enlarged_and_labelled(shape, panel):
     assert sheet.width == 3 * panel[0] + 32
     assert panel[1] < sheet.height < panel[1] + 60
     for k, image in enumerate((x, y, (x - y).abs())):
-        pixel = image[:, 0, 0] if len(image) == 3 else image[:, 0, 0].mean().expand(3)
+        picture = image if image.ndim == 3 else torch.from_numpy(three_planes(image.numpy()).copy())
+        pixel = picture[:, 0, 0] if len(picture) == 3 else picture[:, 0, 0].mean().expand(3)
         corner = sheet.getpixel((8 + k * (panel[0] + 8), 22))
         assert corner == tuple((pixel * 255).round().int().tolist())
 
