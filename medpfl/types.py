@@ -22,6 +22,7 @@ from medpfl.batch_norm import BatchNormPolicy, runs_in_train_mode
 from medpfl.geometry import Geometry
 from medpfl.hollow import hollow
 from medpfl.outcomes import Status
+from medpfl.planted import Planted
 from medpfl.training import Forward, LocalTraining, forward_of
 
 
@@ -223,6 +224,7 @@ class Observation:
         aggregate: of a mean over clients, what is granted of it; None of one client's update.
         same_images: what was seen of the same images in earlier rounds, first to last, each without
             any before it; None where it is withheld which updates these are.
+        planted: what a malicious server put into the model that it sent; None of an honest one.
     """
 
     capture_id: str
@@ -239,6 +241,7 @@ class Observation:
     auxiliary: Tensor | None = None
     aggregate: Aggregate | None = None
     same_images: tuple[Observation, ...] | None = None
+    planted: Planted | None = None
 
     @property
     def rounds(self) -> tuple[Observation, ...]:
@@ -322,10 +325,13 @@ class Trace:
 class Reconstruction:
     """What the attacker hands in for one update.
 
+    Searches hand in as many images as are behind the update, M = N; read-outs of a malicious
+    server's model as many as they tell apart, with `quality` for each.
+
     Args:
         capture_id: the observation's.
-        inputs: `(N, C, *S)` in [0, 1], float32, finite.
-        labels: `(N,)` int64: inferred, jointly optimised, or as granted.
+        inputs: `(M, C, *S)` in [0, 1], float32, finite.
+        labels: `(M,)` int64: inferred, jointly optimised, or as granted.
         objective: final objective value of the chosen row; NaN where nothing was computed.
         status: why the row ended.
         steps: optimiser steps taken.
@@ -340,6 +346,8 @@ class Reconstruction:
             that was not asked.
         runner_up: `(N, C, *S)` in [0, 1], float32: the images of the independent restart of second
             lowest objective, in its own order; None where there was no other.
+        quality: `{name: (M,)}` float64: what the attacker itself can tell of each image, by
+            `medpfl.planted.QUALITY`; empty of searches.
     """
 
     capture_id: str
@@ -356,3 +364,4 @@ class Reconstruction:
     determined: float = math.nan
     unexplained: float = math.nan
     runner_up: Tensor | None = field(default=None, repr=False)
+    quality: Mapping[str, Tensor] = field(default_factory=dict)
