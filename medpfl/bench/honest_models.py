@@ -182,7 +182,7 @@ def train(model: nn.Module, images: Images, how: Training, stream: torch.Generat
         some = torch.randint(len(images.labels), (16,), generator=stream)
         outputs = model(images.inputs[some])
         optimizer.zero_grad()
-        functional.cross_entropy(outputs, images.labels[some]).backward()
+        torch.autograd.backward(functional.cross_entropy(outputs, images.labels[some]))
         nn.utils.clip_grad_norm_(parameters, 10.0)
         optimizer.step()
     model.eval()
@@ -277,6 +277,9 @@ _SMALL = (
 _LARGE = ("vgg11", "alexnet", "convnext_tiny", "swin_t", "vit_b_32", "resnet50")
 
 
+_HEADS = {"vgg11": ("0", 512), "alexnet": ("1", 256)}
+
+
 def _torchvision(names: tuple[str, ...], training: Training, seed: int = 0) -> Iterator[Kind]:
     for name in names:
         yield Kind(
@@ -288,12 +291,12 @@ def _of_torchvision(name: str, spec: DataSpec, stream: torch.Generator) -> nn.Mo
     """Return a network with torchvision's own initial numbers, or others of the same laws."""
     options = {"image_size": spec.shape[1]} if name.startswith("vit") else {}
     with torch.random.fork_rng():
-        torch.random.default_generator.set_state(stream.get_state())
+        torch.set_rng_state(stream.get_state())
         model: nn.Module = models.get_model(
             name, weights=None, num_classes=spec.num_classes, **options
         )
-    if name == "vgg11":  # its head has 100 million parameters, nearly all of them for 7 x 7
-        model.avgpool, model.classifier[0] = nn.AdaptiveAvgPool2d(2), nn.Linear(512 * 4, 4096)
-    if name == "alexnet":
-        model.avgpool, model.classifier[1] = nn.AdaptiveAvgPool2d(2), nn.Linear(256 * 4, 4096)
+    if name in _HEADS:  # most of their parameters are for features of 6 x 6 or 7 x 7
+        place, features = _HEADS[name]
+        model.avgpool = nn.AdaptiveAvgPool2d(2)
+        model.get_submodule("classifier").add_module(place, nn.Linear(4 * features, 4096))
     return model

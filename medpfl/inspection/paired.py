@@ -25,6 +25,7 @@ EXCESS, EXCESS_OF_MANY, SHARE = 12.0, 16.0, 0.25
 # Entries below this share of the largest are left out, and so are scales below it.
 _RANGE = math.log(1e5)
 _WIDTHS, _SMOOTH, _BROAD = (2, 16), 64, 32
+_ONE_TO_ONE = 1.3
 _MOST_ROWS, _AT_ONCE = 128, 32
 _REPEATED = 0.02
 
@@ -48,8 +49,8 @@ def partners(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return how far entries of one sign are those of the other times a scale.
 
     Pairs of a positive and a negative entry are counted by the distance of their logarithms. The
-    excess at a distance is over what its neighbourhood has, in standard deviations of a Poisson
-    law.
+    excess at a distance is over what its neighbourhood has, in standard deviations: of a Poisson
+    law, or of the row's other distances where these scatter more.
 
     Args:
         weight: `(K, D)`.
@@ -85,14 +86,28 @@ def _largest(pairs: Tensor, rarer: Tensor, bins: int) -> tuple[Tensor, Tensor, T
         beside = _beside(pairs, width, here.shape[1])
         excess = (here - beside) / (beside + 1).sqrt()
         most, where = excess.max(1)
+        most = most / _scatter(excess, beside, where, width)
         above = (here - beside).gather(1, where[:, None])[:, 0] / rarer
         moved = ((where + width / 2 - bins) * _RANGE / bins).cpu()
         known = (broad >= _BROAD * width) & (rarer >= LEAST_INPUTS / 4)
-        better = (most.cpu() > best) & (above.cpu() >= SHARE) & known.cpu()
+        one_to_one = (above >= SHARE) & (above <= _ONE_TO_ONE)
+        better = (most.cpu() > best) & (one_to_one & known).cpu()
         best = torch.where(better, most.cpu(), best)
         share = torch.where(better, above.cpu(), share)
         scale = torch.where(better, torch.exp(-moved.abs()), scale)
     return best, share, scale
+
+
+def _scatter(excess: Tensor, beside: Tensor, where: Tensor, width: int) -> Tensor:
+    """Return the root mean square of the excess away from its largest, at least 1, `(K,)`.
+
+    It is 1 where entries are independent, and more where they come in groups of equal ones, as the
+    weights of three equal channels do.
+    """
+    places = torch.arange(excess.shape[1], device=excess.device)
+    others = ((places - where[:, None]).abs() > 2 * width) & (beside >= 1)
+    mean = (excess.square() * others).sum(1) / others.sum(1).clamp_min(1)
+    return mean.sqrt().clamp_min(1)
 
 
 def _beside(pairs: Tensor, width: int, count: int) -> Tensor:
@@ -122,7 +137,7 @@ def _spread(sizes: Tensor) -> Tensor:
     stream = torch.Generator().manual_seed(0)
     result = sizes.clone()
     for row in repeated.nonzero()[:, 0].tolist():
-        levels, which = sizes[row].unique(return_inverse=True)
+        levels, which = torch.unique(sizes[row], return_inverse=True)
         middles = (levels[1:] + levels[:-1]) / 2
         low, high = torch.cat([levels[:1], middles]), torch.cat([middles, levels[-1:]])
         drawn = torch.rand(sizes.shape[1], generator=stream).to(sizes.device)
@@ -133,7 +148,7 @@ def _spread(sizes: Tensor) -> Tensor:
 
 def _partners(layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
     kept = torch.linspace(0, layer.rows - 1, min(layer.rows, _MOST_ROWS)).long()
-    parts = [partners(layer.weight[some]) for some in kept.split(_AT_ONCE)]
+    parts = [partners(layer.weight[some]) for some in torch.split(kept, _AT_ONCE)]
     excess, share, scale = (torch.cat(column) for column in zip(*parts, strict=True))
     return excess, share, scale
 

@@ -67,7 +67,7 @@ class Received:
     def of_state(
         cls, state: Mapping[str, Tensor], input_shape: tuple[int, ...] | None = None
     ) -> Received:
-        """Return what a file of weights holds; BatchNorm's statistics are buffers by their names."""
+        """Return what a file of weights holds; buffers are known by their names."""
         buffers = {n: t for n, t in state.items() if not t.is_floating_point() or _is_statistic(n)}
         parameters = {n: t for n, t in state.items() if n not in buffers}
         return cls(parameters, buffers, None, input_shape)
@@ -90,12 +90,11 @@ class Received:
 
     def _bias(self, weight: str, rows: int) -> Tensor | None:
         """Return the bias that goes with a weight: of the same name but for one word."""
-        head, _, last = weight.rpartition(".")
-        for old, new in (("weight", "bias"), ("weights", "biases")):
-            name = f"{head}.{last.replace(old, new)}" if head else last.replace(old, new)
-            found = self.parameters.get(name)
-            if name != weight and found is not None and tuple(found.shape) == (rows,):
-                return found.detach()
+        for old, new in (("weights", "biases"), ("weight", "bias")):
+            ahead, found, behind = weight.rpartition(old)
+            bias = self.parameters.get(f"{ahead}{new}{behind}") if found else None
+            if bias is not None and tuple(bias.shape) == (rows,):
+                return bias.detach()
         return None
 
 

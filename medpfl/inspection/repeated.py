@@ -22,17 +22,19 @@ from medpfl.inspection.verdict import Finding
 NAME = "repeated_rows"
 
 # Fewer rows than this single out few images; fewer inputs are no image, nor features of one.
-LEAST_ROWS, LEAST_INPUTS = 8, 32
-COPIES = 0.995
+LEAST_ROWS, LEAST_INPUTS = 8, 16
+COPIES = 0.9999
 # From a cosine on, the spread of thresholds that no honest layer was measured to reach (see
 # `python -m medpfl.bench inspection`).
+SPREAD_INPUTS = 32
 SPREADS = {0.98: 1.0, 0.9: 1.5, 0.7: 4.0, 0.5: 16.0, 0.3: 40.0}
 LADDER_ROWS, REGULAR, ORDERED = 16, 0.75, 0.95
 
 SKETCH = 4096
 _MOST_ROWS, _FEW_ROWS, _CLUSTERS = 2048, 64, 8
 _BLOCK = 2**24
-_DEAD = 0.01
+_DEAD, _SMALL = 0.01, 0.1
+_MANY_INPUTS, _ENTRIES = 256, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Cluster:
 
     Args:
         cosine: with one of them all others have at least this absolute cosine.
+        inputs: D of each.
         rows: how many there are.
         share: of their squared norm, how much the leading direction has, all rows of unit length.
         thresholds: how many different ones; NaN without biases, like all below.
@@ -52,6 +55,7 @@ class Cluster:
     """
 
     cosine: float
+    inputs: int
     rows: int
     share: float
     thresholds: float
@@ -81,9 +85,8 @@ def clusters(layers: Sequence[Layer]) -> Iterator[Cluster]:
     for level in (COPIES, *SPREADS):
         for centre, members in _alike(cosines, level):
             signs = cosines[centre, members].sign()
-            yield _cluster(
-                level, rows[members], None if biases is None else biases[members] * signs
-            )
+            own = None if biases is None else biases[members] * signs
+            yield _cluster(level, layers[0].inputs, rows[members], own)
 
 
 def sketched(weight: Tensor, size: int = SKETCH) -> Tensor:
@@ -141,11 +144,15 @@ def _normalised(layers: Sequence[Layer]) -> tuple[Tensor, Tensor | None]:
     rows = torch.cat(parts)
     norms = rows.norm(dim=1)
     alive = norms > _DEAD * norms.median()
+    if layers[0].inputs < _MANY_INPUTS:  # of which pruning leaves single ones, in many rows
+        alive &= (rows != 0).sum(1) >= _ENTRIES
     rows = rows[alive] / norms[alive, None]
     if any(bias is None for bias in biases):
         return rows, None
-    bias = torch.cat([bias for bias in biases if bias is not None])[alive] / norms[alive]
-    return rows, bias * math.sqrt(layers[0].inputs)
+    bias = torch.cat([bias for bias in biases if bias is not None])[alive]
+    # Rows that weight decay has made small keep biases that are large beside them.
+    unit = norms[alive].clamp_min(_SMALL * float(norms.quantile(0.9)))
+    return rows, bias / unit * math.sqrt(layers[0].inputs)
 
 
 def _kept(rows: int) -> Tensor:
@@ -166,12 +173,13 @@ def _alike(cosines: Tensor, level: float) -> Iterator[tuple[int, Tensor]]:
         near[:, members] = False
 
 
-def _cluster(level: float, rows: Tensor, thresholds: Tensor | None) -> Cluster:
+def _cluster(level: float, inputs: int, rows: Tensor, thresholds: Tensor | None) -> Cluster:
     leading = float(torch.linalg.eigvalsh(rows @ rows.T)[-1]) / len(rows)
     nothing = math.nan
     if thresholds is None:
         return Cluster(
             cosine=level,
+            inputs=inputs,
             rows=len(rows),
             share=leading,
             thresholds=nothing,
@@ -182,9 +190,10 @@ def _cluster(level: float, rows: Tensor, thresholds: Tensor | None) -> Cluster:
     quartiles = thresholds.quantile(torch.tensor([0.25, 0.75], device=thresholds.device))
     return Cluster(
         cosine=level,
+        inputs=inputs,
         rows=len(rows),
         share=leading,
-        thresholds=len(thresholds.unique()),
+        thresholds=len(torch.unique(thresholds)),
         spread=float(quartiles.diff()) / 1.349,
         regularity=_regularity(thresholds),
         order=_order(thresholds),
@@ -192,14 +201,14 @@ def _cluster(level: float, rows: Tensor, thresholds: Tensor | None) -> Cluster:
 
 
 def _regularity(thresholds: Tensor) -> float:
-    gaps = thresholds.double().unique().diff()
+    gaps = torch.unique(thresholds.double()).diff()
     if len(gaps) < 2:
         return math.nan
     return float((torch.minimum(gaps[1:], gaps[:-1]) / torch.maximum(gaps[1:], gaps[:-1])).mean())
 
 
 def _order(thresholds: Tensor) -> float:
-    if len(thresholds.unique()) < 2:
+    if len(torch.unique(thresholds)) < 2:
         return math.nan
     ranks = thresholds.argsort().argsort().double()
     places = torch.arange(len(ranks), dtype=torch.float64, device=ranks.device)
@@ -239,7 +248,7 @@ def _passed(cluster: Cluster) -> dict[str, float] | None:
         return {"cosine": COPIES} if different else None
     if not different or math.isnan(cluster.spread):
         return None
-    if cluster.spread >= SPREADS[cluster.cosine]:
+    if cluster.inputs >= SPREAD_INPUTS and cluster.spread >= SPREADS[cluster.cosine]:
         return {"cosine": cluster.cosine, "spread": SPREADS[cluster.cosine]}
     if cluster.rows >= LADDER_ROWS and cluster.regularity >= REGULAR:
         return {"cosine": cluster.cosine, "regularity": REGULAR}

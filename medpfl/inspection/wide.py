@@ -16,8 +16,8 @@ from medpfl.inspection.verdict import Finding
 NAME = "wide_first_layer"
 LEAST_ROWS, LEAST_INPUTS = 8, 256
 _WHY = (
-    "a biased linear layer that looks at whole images: its weights' gradient over its biases' is an "
-    "image wherever one image alone switches a row on"
+    "a biased linear layer that looks at whole images: its weights' gradient over its biases' is "
+    "an image wherever one image alone switches a row on"
 )
 
 
