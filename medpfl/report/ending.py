@@ -25,7 +25,7 @@ def draw(record: RunRecord, experiment: Experiment) -> None:
             GalleryItem(
                 f"round {score.round}: {score.image_id}" if several else score.image_id,
                 original,
-                reconstruction,
+                reconstruction if score.matched else None,
                 score.ssim,
                 score.status,
                 score.grade,
@@ -62,7 +62,7 @@ def _bounded(victim: VictimRecord) -> list[BoundedItem]:
             score.image_id, original, reconstruction, left, score.mse, score.bounds["bound_mse"]
         )
         for original, reconstruction, left, score in parts
-        if "bound_mse" in score.bounds
+        if "bound_mse" in score.bounds and score.matched
     ]
 
 
