@@ -8,6 +8,7 @@ the truth), and the mean image of the dataset.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -146,3 +147,56 @@ def _recovered(scores: Sequence[ImageScore], measure: str, threshold: float) -> 
     low, high = wilson(counts[ATTACK], n)
     guessed: dict[str, Any] = {guess: counts[guess] / n for guess in GUESSES}
     return Recovered(share=counts[ATTACK] / n, low=low, high=high, **guessed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The share of images that are better than each of T thresholds.
+
+    Args:
+        measure: ``mse``, of which less is better, ``psnr_db`` or ``ssim``.
+        thresholds: T, ascending.
+        shares: T of the attack, by ``attack``, and T of each guess, by `GUESSES`.
+        low: T lower ends of the attack's 95 % Wilson intervals.
+        high: T upper ends.
+    """
+
+    measure: str
+    thresholds: Sequence[float]
+    shares: Mapping[str, Sequence[float]]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+GRIDS: Mapping[str, tuple[float, ...]] = {
+    "mse": tuple(10 ** (k / 10) for k in range(-80, 1)),
+    "psnr_db": tuple(float(k) for k in range(81)),
+    "ssim": tuple(k / 100 for k in range(101)),
+}
+"""The thresholds of a curve, by measure."""
+
+
+def curves_of(scores: Sequence[ImageScore]) -> tuple[Curve, ...]:
+    """Return a curve for each measure of `GRIDS`, over all these images.
+
+    Args:
+        scores: rows of ``metrics.csv``, judged; at least one.
+    """
+    return tuple(_curve(scores, measure, grid) for measure, grid in GRIDS.items())
+
+
+def _curve(scores: Sequence[ImageScore], measure: str, grid: Sequence[float]) -> Curve:
+    n = len(scores)
+    counts = {}
+    for guess in (ATTACK, *GUESSES):
+        values = values_of(scores, guess, measure)
+        better = operator.lt if measure == "mse" else operator.gt
+        counts[guess] = [sum(better(v, threshold) for v in values) for threshold in grid]
+    ends = [wilson(count, n) for count in counts[ATTACK]]
+    return Curve(
+        measure=measure,
+        thresholds=grid,
+        shares={guess: [c / n for c in found] for guess, found in counts.items()},
+        low=[low for low, _ in ends],
+        high=[high for _, high in ends],
+    )
