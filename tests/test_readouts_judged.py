@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import capture_of, seeded, spec_of
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from medpfl.metrics import Scorer, match, matching, mse, ssim
 from medpfl.metrics.matching import UNMATCHED, squared_errors
@@ -59,21 +60,22 @@ def judged(truth: Truth, found: Reconstruction, spec: DataSpec = SPEC):
     return Scorer().judge(capture_of(truth, facts, spec), found, torch.full(spec.shape, 0.5))
 
 
-@pytest.mark.parametrize(("images", "guesses"), [(6, 9), (9, 6), (8, 8)])
+@pytest.mark.parametrize(("images", "guesses"), [(24, 30), (30, 24), (30, 30)])
 def test_the_nearest_alone_are_as_good_as_all_pairs(images, guesses, monkeypatch):
-    """Three are rebuilt, others blended with a wrong one, and the rest unlike any."""
-    originals, found = drawn(images), drawn(guesses, seed=1)
-    found[2:5] = originals[:3]
-    found[5] = 0.7 * originals[5] + 0.3 * originals[4]
-    found[0] = 0.6 * originals[5] + 0.4 * originals[0]
-    everything = match(originals, found)
+    """Two thirds are rebuilt, and the others are two images in one."""
+    smooth = avg_pool2d(drawn(images, shape=(1, 14, 14)), 3, 1).sub(0.5).mul(2).add(0.5).clamp(0, 1)
+    where = torch.randperm(images, generator=seeded(1))
+    found = torch.cat([smooth[where], drawn(6, seed=2)])[:guesses]
+    found[::3] = (found[::3] + found[::3].roll(1, 0)) / 2
+    everything = match(smooth, found)
     asked = []
     monkeypatch.setattr(matching, "_MOST_PAIRS", 0)
     monkeypatch.setattr(matching, "ssim", lambda x, y: asked.append(1) or ssim(x, y))
-    order = match(originals, found)
+    order = match(smooth, found)
     assert torch.equal(order, everything)
-    assert order[:3].tolist() == [2, 3, 4]
-    assert len(asked) < images * guesses
+    rebuilt = [m for m in range(min(images, guesses)) if m % 3]
+    assert [int(order[where[m]]) for m in rebuilt] == rebuilt
+    assert len(asked) < images * guesses / 3
     assert (order == UNMATCHED).sum() == max(0, images - guesses)
     assert len(set(order.tolist()) - {UNMATCHED}) == min(images, guesses)
 

@@ -92,10 +92,10 @@ def _among_the_nearest(originals: Tensor, reconstructions: Tensor) -> tuple[NDAr
     """Pair at the highest total SSIM, without the SSIM of every pair.
 
     It is computed of the three nearest of each image, by squared error, either way. Any other pair
-    counts as the best of either image's own until it is chosen, is computed then, and all are
-    paired anew. Where no pair is chosen that was not computed, this is the best pairing, provided
-    that no image is more like a far one than like the most similar of its nearest. Where nothing
-    was rebuilt, so that all pairs are alike, it ends after ten rounds with a pairing near the best.
+    counts as the least alike of those that were computed of its two images; where it is chosen all
+    the same, it is computed, and all are paired anew, ten times at most. That is the best pairing
+    where no image is more like a far one than like the least similar of its nearest: so it is for
+    whatever was rebuilt, and where nothing was, the total may be a little lower.
     """
     errors = squared_errors(originals, reconstructions).numpy()
     near = min(_NEAREST, *errors.shape)
@@ -107,8 +107,9 @@ def _among_the_nearest(originals: Tensor, reconstructions: Tensor) -> tuple[NDAr
     for _ in range(_ROUNDS):
         _fill(costs, wanted, originals, reconstructions)
         known = np.isfinite(costs)
-        best = np.maximum(costs.min(1, keepdims=True), costs.min(0, keepdims=True))
-        pairs = _assigned(np.where(known, costs, best))
+        computed = np.where(known, costs, -np.inf)
+        worst = np.maximum(computed.max(1, keepdims=True), computed.max(0, keepdims=True))
+        pairs = _assigned(np.where(known, costs, worst))
         wanted = np.zeros_like(known)
         wanted[pairs] = True
         wanted &= ~known
