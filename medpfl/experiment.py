@@ -27,6 +27,8 @@ from medpfl.defenses.configured import defenses_at
 from medpfl.device import pick_device
 from medpfl.errors import FAULTS, ConfigurationError, DataError, MedpflError
 from medpfl.federated import Capturing, Federation, Simulated, Simulation
+from medpfl.federated.malicious import HonestServer, Server
+from medpfl.federated.malicious.agreement import check_server
 from medpfl.federated.repeated import check_repeated
 from medpfl.federated.secure import settled
 from medpfl.metrics import Scorer
@@ -53,6 +55,7 @@ _SLOTS: Mapping[str, Any] = {
     "metrics": Scorer,
     "attack": Attack,
     "bounds": Bounding,
+    "server": Server,
 }
 _PLAIN: Mapping[str, Any] = {"n_images": int | None, "seed": Seed, "profile": bool}
 _KEYS = (*_SLOTS, "source", "defense", "noise", *_PLAIN, "device")
@@ -144,6 +147,8 @@ def _simulated(
     federation, factory = _part(config, "federation"), _part(config, "model")
     # Records of runs from before there were rounds have no such group.
     capturing = _part(config, "capture") if "capture" in config else Capturing()
+    server = _part(config, "server") if "server" in config else HonestServer()
+    check_server(server, threat, attack)
     data = _load(config, factory, federation)
     source = Simulation(
         data=data,
@@ -155,6 +160,7 @@ def _simulated(
         n_images=config.n_images,
         seed=config.seed,
         device=device,
+        server=server,
     )
     _check_updates(source, attack)
     return data, source
@@ -207,6 +213,8 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
     if largest != federation.batch_size:
         feasible.check_network(factory, spec.shape, largest)
         attack.check(trial, largest)
+    if not source.server.is_honest:
+        feasible.check_planted(source.rows_planted, delta=federation.local.kind == "delta")
     if isinstance(attack, Particular):
         attack.check_data(spec, largest, source.device)
     try_network(

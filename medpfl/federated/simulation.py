@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -18,6 +18,7 @@ from medpfl.federated.capturing import Capturing, each_its_own, probes, whole
 from medpfl.federated.client import Client
 from medpfl.federated.diary import Diary
 from medpfl.federated.evaluate import Utility, evaluate
+from medpfl.federated.malicious import HonestServer, Planter, Planting, Server
 from medpfl.federated.partition import partition
 from medpfl.federated.public_images import public_images
 from medpfl.federated.repeated import Seen
@@ -51,6 +52,8 @@ class Simulation:
         n_images: to attack, over all captures; None for what the dataset selects.
         seed: the run's.
         device: where the clients compute.
+        server: what it does to the model before clients get it. In captured rounds they get what
+            it makes of the global model; training goes on with the global model itself.
     """
 
     data: LoadedData
@@ -62,6 +65,7 @@ class Simulation:
     n_images: int | None
     seed: int
     device: torch.device
+    server: Server = field(default_factory=HonestServer)
 
     @property
     def plan(self) -> tuple[Planned, ...]:
@@ -176,15 +180,17 @@ class Simulation:
 
     def sample(self) -> Capture:
         """See `CaptureSource.sample`."""
-        alone = self._capture(self.plan[0], self.example(), {})
+        payload = self._payload(self.plan[0].capture_id)
+        alone = self._capture(self.plan[0], payload, {})
         if not self._remembers:
             return alone
         before = (alone.observation,) * (Seen(self.plan).most() - 1)
-        return self._capture(self.plan[0], self.example(), {}, before)
+        return self._capture(self.plan[0], payload, {}, before)
 
     def example(self) -> ServerPayload:
         """See `CaptureSource.example`."""
-        return self._payload(self.plan[0].capture_id)
+        first = self.plan[0]
+        return self._planted(first, self._payload(first.capture_id)).payload
 
     def _taking_part(self, planned: tuple[Planned, ...]) -> tuple[Planned, ...]:
         """Refuse updates that are never sent."""
@@ -211,7 +217,11 @@ class Simulation:
         )
 
     def _in_words(self) -> Iterator[str]:
-        f = self.federation
+        f, largest = self.federation, max(self.plan, key=lambda planned: planned.images)
+        told = self.server.describe(largest.images, max(1, len(largest.members)))
+        if told is not None:
+            added = self.rows_planted
+            yield f"server {told}. Adds {added:,} parameters, {4 * added / 1e6:,.1f} MB each way"
         if f.is_shared:
             sizes = sorted(map(len, self.shards))
             images = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
@@ -244,7 +254,8 @@ class Simulation:
             states: filled with what clients keep, as it is whenever a model is yielded.
         """
         states = {} if states is None else states
-        rounds, payload, first = self._rounds, self.example(), 0
+        rounds, first = self._rounds, 0
+        payload = self._payload(self.plan[0].capture_id)
         if diary is not None:
             known = diary.latest(min((p.round for p in left), default=rounds.count))
             if known is not None:
@@ -291,11 +302,13 @@ class Simulation:
         What a defense keeps belongs to the client, not to the images of one update: a probe adds
         what the client has kept of the rounds before, and leaves it as it is.
         """
+        planting = self._planted(planned, payload)
+        payload = planting.payload
         if self._secure is None:
             sent = self._sent(planned, payload, states)
             update, facts = sent.update, sent.facts
         else:
-            summed = self._summed(self._secure, planned, payload, states)
+            summed = self._summed(self._secure, planned, planting, states)
             update, facts = summed.update, summed.facts
         of_defense = self.account.defense.facts()
         observation = self.threat.observe(
@@ -307,6 +320,7 @@ class Simulation:
             defense=of_defense,
             auxiliary=self.auxiliary,
             same_images=before,
+            planted=planting.secret,
         )
         return Capture(
             observation,
@@ -324,10 +338,11 @@ class Simulation:
         return self._sender.send(planned.capture_id, self.truth(planned), payload, kept)
 
     def _summed(
-        self, secure: SecureRounds, planned: Planned, payload: ServerPayload, states: ClientStates
+        self, secure: SecureRounds, planned: Planned, planting: Planting, states: ClientStates
     ) -> Summed:
         """Return the sum of what the members of a planned one send, by the protocol."""
         members = {m.client: m for m in planned.members if m.client is not None}
+        places = {client: place for place, client in enumerate(members)}
         size = self.federation.batch_size
         return secure.add_up(
             planned.capture_id,
@@ -336,9 +351,24 @@ class Simulation:
                 for client in self._rounds.participants(planned.round)
             },
             members,
-            lambda client: self._sent(members[client], payload, states),
-            payload.parameters,
+            lambda client: self._sent(members[client], planting.sent(places[client]), states),
+            planting.payload.parameters,
         )
+
+    @property
+    def rows_planted(self) -> int:
+        """Parameters that the server adds to the model of a client, at most."""
+        clients = max(len(planned.members) for planned in self.plan)
+        payload = self._payload(self.plan[0].capture_id)
+        return self.server.entries(payload, self.data.spec, max(1, clients))
+
+    def _planted(self, planned: Planned, payload: ServerPayload) -> Planting:
+        """Return what the server makes of a global model before clients get it."""
+        return self._planter(payload, max(1, len(planned.members)))
+
+    @cached_property
+    def _planter(self) -> Planter:
+        return Planter(self.server, self.data.spec, lambda: self.auxiliary, self.seed)
 
     @cached_property
     def _payload(self) -> Callable[[str], ServerPayload]:

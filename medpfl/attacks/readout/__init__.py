@@ -1,0 +1,5 @@
+"""Closed-form attacks of a malicious server on the model that it sent itself."""
+
+from medpfl.attacks.readout.readout import ImprintReadout, RowReadout, TrapReadout
+
+__all__ = ["ImprintReadout", "RowReadout", "TrapReadout"]

@@ -1,0 +1,42 @@
+"""Server, threat model and attack must speak of the same thing."""
+
+from __future__ import annotations
+
+from medpfl.attacks import Attack
+from medpfl.attacks.readout import RowReadout
+from medpfl.errors import ConfigurationError, ThreatModelError
+from medpfl.federated.malicious.base import Server
+from medpfl.threat import ThreatModel
+
+
+def check_server(server: Server, threat: ThreatModel, attack: Attack) -> None:
+    """Refuse what contradicts itself.
+
+    Raises:
+        ThreatModelError: the server does more than the threat model lets it.
+        ConfigurationError: the attack reads what nobody has planted.
+    """
+    malicious = threat.server == "malicious"
+    if not server.is_honest and not malicious:
+        raise ThreatModelError(
+            f"server={server.name} changes the model that clients get, and "
+            f"threat.server={threat.server} only looks. Choose threat=malicious, or an attack that "
+            "needs no such server, with server=honest"
+        )
+    if server.is_honest and malicious:
+        raise ConfigurationError(
+            "threat.server=malicious, and server=honest sends the model as it is: choose "
+            "server=imprint, for instance, or threat=honest_but_curious"
+        )
+    if isinstance(attack, RowReadout) and not attack.fits(server.plants):
+        planted = "nothing" if server.is_honest else f"what server={server.name} has"
+        raise ConfigurationError(
+            f"attack={attack.name} reads the rows of server={attack.name}, and {planted} is "
+            f"planted: choose server={attack.name}, or another attack"
+        )
+    if server.wants_public and "auxiliary" not in threat.granted:
+        knows = ",".join([*threat.granted, "auxiliary"])
+        raise ThreatModelError(
+            f"server={server.name} with server.auxiliary=dataset learns from public images: grant "
+            f"them with 'threat.knows=[{knows}]', or choose server.auxiliary=normal"
+        )

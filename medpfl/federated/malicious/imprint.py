@@ -1,0 +1,160 @@
+"""An imprint: all rows measure the same, each from another threshold on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from medpfl.errors import ConfigurationError
+from medpfl.federated.malicious.base import Planting
+from medpfl.federated.malicious.bins import Query, measured_edges, normal_edges, query_of
+from medpfl.models.rows import (
+    Rows,
+    blocks_of,
+    features_at,
+    fill,
+    planted,
+    shape_at,
+)
+from medpfl.planted import Planted, PlantedBins
+from medpfl.settings.hints import checked
+from medpfl.settings.ranges import Range
+from medpfl.types import DataSpec, ServerPayload
+
+# Of biases: their steps are this much larger, against the rounding of weights.
+_REACH = 256.0
+
+
+@checked("server")
+@dataclass(frozen=True, kw_only=True)
+class ImprintServer:
+    """Plant rows whose gradients differ by the images of one bin (Fowl et al. 2022, Sec. 3).
+
+    h(x) = <w, x> is cut into bins of equal probability. Of an image that is alone in its bin, the
+    difference of two neighbouring rows' gradients over that of their biases' is the image. Of B
+    images, a share of (1 - 1/K)^(B - 1) is alone, were the quantiles known exactly.
+
+    Args:
+        bins: K.
+        kind: ``cumulative``: row k is on from its threshold on; ``sparse``: in its own bin alone,
+            so that rows drift less into each other over local steps.
+        auxiliary: where thresholds come from: ``dataset``: public images, which the threat model
+            must grant; ``normal``: an assumed law.
+        query: w: ``random`` normal numbers, or the ``mean`` of the entries.
+        support: share of the entries that w looks at. Where clients send differences of weights,
+            entries that w leaves out are zero and lose nothing to the weights' rounding.
+        gain: how much the rows' mean response adds to every entry of the image. The smaller, the
+            less weights move, and the more of a difference of weights is rounding.
+        place: the module that rows are put ahead of; null: the whole network.
+    """
+
+    name: ClassVar[str] = "imprint"
+    is_honest: ClassVar[bool] = False
+    plants: ClassVar[type[Planted]] = PlantedBins
+
+    bins: Annotated[int, Range(2, 1_000_000)] = 1000
+    kind: Literal["cumulative", "sparse"] = "cumulative"
+    auxiliary: Literal["normal", "dataset"] = "dataset"
+    query: Query = "random"
+    support: Annotated[float, Range(0, 1, "(]")] = 1.0
+    gain: Annotated[float, Range(0, 1e6, "(]")] = 1.0
+    place: str | None = None
+
+    def __post_init__(self) -> None:
+        choices = {
+            "kind": ("cumulative", "sparse"),
+            "auxiliary": ("normal", "dataset"),
+            "query": ("random", "mean"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ConfigurationError(
+                    f"server.{name}={getattr(self, name)}: choose {' or '.join(known)}"
+                )
+
+    @property
+    def wants_public(self) -> bool:
+        """See `Server.wants_public`."""
+        return self.auxiliary == "dataset"
+
+    def describe(self, images: int, clients: int) -> str | None:
+        """See `Server.describe`."""
+        share = (1 - 1 / self.bins) ** (images - 1)
+        return (
+            f"{self.name}: {self.bins:,} {self.kind} bins {self._at}, thresholds by "
+            f"{'public images' if self.wants_public else 'an assumed normal law'}; of {images} "
+            f"image{'' if images == 1 else 's'} {100 * share:.1f} % are expected to be alone in one"
+        )
+
+    @property
+    def _at(self) -> str:
+        return "ahead of the network" if self.place is None else f"ahead of {self.place}"
+
+    def entries(self, payload: ServerPayload, spec: DataSpec, clients: int) -> int:
+        """See `Server.entries`."""
+        return self.bins * (shape_at(payload, self.place, spec.shape).numel() + 1)
+
+    def plant(
+        self,
+        payload: ServerPayload,
+        spec: DataSpec,
+        public: Tensor | None,
+        generator: torch.Generator,
+        clients: int = 1,
+    ) -> Planting:
+        """See `Server.plant`."""
+        shape = shape_at(payload, self.place, spec.shape)
+        entries = shape.numel()
+        query = query_of(self.query, entries, self.support, generator)
+        edges, widths = self._bins(payload, spec, public, query)
+        rows = Rows(
+            entries,
+            blocks_of(self.bins, entries),
+            gain=self.gain,
+            reach=_REACH,
+            sparse=self.kind == "sparse",
+        )
+        scales = (1 / widths).float()
+        fill(
+            rows,
+            lambda first, last: (
+                scales[first:last, None] * query,
+                -(edges[first:last] / widths[first:last]).float(),
+            ),
+        )
+        sent, weights, biases = planted(payload, rows, self.place)
+        secret = PlantedBins(
+            weights=weights,
+            biases=biases,
+            shape=tuple(shape),
+            place=self.place,
+            reach=_REACH,
+            kind=self.kind,
+            edges=edges,
+        )
+        return Planting(sent, secret)
+
+    def _bins(
+        self, payload: ServerPayload, spec: DataSpec, public: Tensor | None, query: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the thresholds, `(K,)` float64, and what responses are measured in.
+
+        That is the standard deviation of h for rows without an upper end, and the bin's width for
+        those with one, whose last bin ends where the first begins: far out.
+        """
+        if self.auxiliary == "normal":
+            edges, std = normal_edges(query, self.bins, spec)
+        elif public is None:
+            raise ValueError("public images are wanted: grant 'auxiliary'")
+        else:
+            features = features_at(payload, self.place, spec.normalise(public))
+            edges, std = measured_edges(
+                features.flatten(1).double().cpu() @ query.double(), self.bins
+            )
+        if self.kind == "cumulative":
+            return edges, torch.full_like(edges, std)
+        above = edges[-1] + 20 * std
+        return edges, torch.diff(edges, append=above[None])
