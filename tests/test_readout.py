@@ -84,7 +84,7 @@ def test_thresholds_are_quantiles():
             "threat.knows=[num_examples,auxiliary]",
         ),
         (("capture.parameters=[fc.weight]",), ConfigurationError, "have their own names"),
-        (("source=file", "source.path=nowhere"), ConfigurationError, "captures do not hold its secrets"),
+        (("source=file", "source.path=nowhere"), ConfigurationError, "do not hold its secrets"),
         (("server.bins=1000000", "preprocess.size=64"), ConfigurationError, "server.bins"),
         (("server.bins=1000000000",), ConfigurationError, "server.bins"),
     ],
