@@ -18,15 +18,16 @@ NAME = "balanced_signs"
 LEAST_ROWS, LEAST_INPUTS = 32, 128
 # 32 rows of tosses go below it once in 1e9 layers; honest layers were measured from 0.46 on.
 DISPERSION = 0.15
-_MOST_ROWS = 2048
+_MOST_ROWS, _SHARED = 2048, 0.1
 
 
 def check(received: Received) -> Iterator[Finding]:
     """Yield a finding for every layer whose rows are balanced."""
     for layer in received.layers:
         if layer.rows >= LEAST_ROWS and layer.inputs >= LEAST_INPUTS:
-            found = dispersion(layer.weight[:_MOST_ROWS])
-            if found < DISPERSION:
+            rows = layer.weight[:_MOST_ROWS]
+            found = dispersion(rows)
+            if found < DISPERSION and not _alike(rows):
                 yield Finding(
                     check=NAME,
                     weight="alarm",
@@ -38,6 +39,15 @@ def check(received: Received) -> Iterator[Finding]:
                         "out, so that each row is on for few images"
                     ),
                 )
+
+
+def _alike(rows: Tensor) -> bool:
+    """Tell whether rows share signs with the next, or have the others: rows along one direction.
+
+    Their numbers of negative weights agree because the rows do.
+    """
+    same = (rows[1:].sign() == rows[:-1].sign()).float().mean(1)
+    return float((same - 0.5).abs().mean()) > _SHARED
 
 
 def dispersion(weight: Tensor) -> float:

@@ -61,7 +61,7 @@ def partners(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     values = weight.float()
     bins = 2 ** min(16, max(12, math.ceil(math.log2(8 * values.shape[1]))))
-    sizes = _spread(values.abs())
+    sizes = _spread(values)
     largest = sizes.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     place = ((sizes / largest).clamp_min(1e-30).log() / _RANGE + 1) * bins
     counted = (place >= 0) & (sizes > 0)
@@ -123,14 +123,16 @@ def _sums(values: Tensor, width: int) -> Tensor:
     return (total[:, width:] - total[:, :-width]).float()
 
 
-def _spread(sizes: Tensor) -> Tensor:
-    """Spread entries that repeat over the gap to the next value: of quantised rows, any two agree.
+def _spread(values: Tensor) -> Tensor:
+    """Return absolute values, those that repeat spread over the gaps to the next.
+
+    Of quantised rows, any two entries agree at some distance.
 
     Args:
-        sizes: `(K, D)`, not negative.
+        values: `(K, D)`; what repeats under the other sign alone is left as it is.
     """
-    ordered = sizes.sort(dim=1).values
-    same = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)
+    sizes, ordered = values.abs(), values.sort(dim=1).values
+    same = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)
     repeated = same.sum(1) > _REPEATED * (sizes > 0).sum(1)
     if not bool(repeated.any()):
         return sizes

@@ -49,12 +49,14 @@ class Received:
         buffers: `{name: shape}`.
         model: the architecture, or None where there is none, as beside a file of weights.
         input_shape: ``(C, *S)`` of the client's images, or None where nobody says.
+        in_order: whether the parameters' order is the network's: files keep none.
     """
 
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     model: nn.Module | None = None
     input_shape: tuple[int, ...] | None = None
+    in_order: bool = True
 
     @classmethod
     def of_payload(
@@ -70,7 +72,7 @@ class Received:
         """Return what a file of weights holds; buffers are known by their names."""
         buffers = {n: t for n, t in state.items() if not t.is_floating_point() or _is_statistic(n)}
         parameters = {n: t for n, t in state.items() if n not in buffers}
-        return cls(parameters, buffers, None, input_shape)
+        return cls(parameters, buffers, None, input_shape, in_order=False)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -27,7 +27,7 @@ COPIES = 0.9999
 # From a cosine on, the spread of thresholds that no honest layer was measured to reach (see
 # `python -m medpfl.bench inspection`).
 SPREAD_INPUTS = 32
-SPREADS = {0.98: 1.0, 0.9: 1.5, 0.7: 4.0, 0.5: 16.0, 0.3: 40.0}
+SPREADS = {0.98: 1.5, 0.9: 2.5, 0.7: 6.0, 0.5: 16.0, 0.3: 40.0}
 LADDER_ROWS, REGULAR, ORDERED = 16, 0.75, 0.95
 
 SKETCH = 4096

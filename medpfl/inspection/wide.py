@@ -24,24 +24,36 @@ _WHY = (
 def check(received: Received) -> Iterator[Finding]:
     """Yield a finding for every such layer.
 
-    An alarm where convolutions follow and it has as many inputs as an image has entries; a note
-    where nothing follows that would be odd, or nobody says how large images are.
+    An alarm where convolutions are known to follow, and it has as many inputs as an image has
+    entries. A note where nothing follows that would be odd; where the order of the layers is not
+    known, as in files; or where nobody says how large images are.
     """
-    layers = received.layers
-    ahead = tuple(takewhile(lambda layer: layer.is_linear, layers))
-    convolutions = len(ahead) < len(layers)
     entries = None if received.input_shape is None else math.prod(received.input_shape)
-    for layer in ahead if convolutions else ahead[:1]:
+    ahead, convolutions = _candidates(received, entries)
+    for layer in ahead:
         if not _is_wide(layer) or (entries is not None and layer.inputs != entries):
             continue
+        sure = convolutions and entries is not None and received.in_order
+        follow = "; convolutions follow, which have no use for it" if sure else ""
         yield Finding(
             check=NAME,
-            weight="alarm" if convolutions and entries is not None else "note",
+            weight="alarm" if sure else "note",
             where=layer.name,
             measured={"inputs": layer.inputs, "rows": layer.rows},
             threshold={"inputs": entries or LEAST_INPUTS, "rows": LEAST_ROWS},
-            why=_WHY + ("; convolutions follow, which have no use for it" if convolutions else ""),
+            why=_WHY + follow,
         )
+
+
+def _candidates(received: Received, entries: int | None) -> tuple[tuple[Layer, ...], bool]:
+    """Return the layers that may look at images, and whether there are convolutions behind."""
+    layers = received.layers
+    if not received.in_order:
+        linear = tuple(layer for layer in layers if layer.is_linear)
+        return (linear if entries is not None else ()), len(linear) < len(layers)
+    ahead = tuple(takewhile(lambda layer: layer.is_linear, layers))
+    convolutions = len(ahead) < len(layers)
+    return (ahead if convolutions else ahead[:1]), convolutions
 
 
 def _is_wide(layer: Layer) -> bool:

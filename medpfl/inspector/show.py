@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from medpfl.inspection.answers import Answer
 from medpfl.inspection.verdict import Finding
+from medpfl.inspector.answers import Answer
 from medpfl.report._strict_json import dumps, spell
 from medpfl.report.console import caution, make_console
 from medpfl.report.palette import ERROR_STYLE, WARNING_STYLE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-from medpfl.inspection.flags import Asked, read_flags
+from medpfl.inspector.flags import Asked, read_flags
 
 SUSPICIOUS = 3
 
@@ -27,8 +27,8 @@ def run_command() -> None:
 def _answered(asked: Asked) -> bool:
     """Print the answer; return whether something suspicious is in it."""
     # What follows needs torch: flags, help and mistakes come before it.
-    from medpfl.inspection.answers import answer, hashes
-    from medpfl.inspection.show import show, show_hashes, show_json
+    from medpfl.inspector.answers import answer, hashes
+    from medpfl.inspector.show import show, show_hashes, show_json
 
     if asked.hash:
         show_hashes(hashes(asked), as_json=asked.json)

@@ -11,9 +11,9 @@ from medpfl.captures.read import CapturedUpdate, load_captures, read_captures
 from medpfl.errors import ConfigurationError
 from medpfl.inspection.agreed import architecture_hash, check_hash
 from medpfl.inspection.examine import examine
-from medpfl.inspection.flags import Asked
 from medpfl.inspection.received import Received
 from medpfl.inspection.verdict import Verdict
+from medpfl.inspector.flags import Asked
 from medpfl.models.weights import read_state
 
 _LIKE_A_HASH = re.compile(r"[0-9a-fA-F]{20,}")
