@@ -23,6 +23,8 @@ from medpfl.metrics.readout import (
 )
 from medpfl.planted import PlantedBins, PlantedTraps
 from medpfl.report.console import make_console, summary_table
+from medpfl.report.jobs import collect
+from medpfl.report.run_file import RunFile
 from medpfl.types import Observation, ServerPayload
 
 
@@ -133,9 +135,9 @@ def test_the_console_says_it_in_plain_lines(capsys):
     summary_table(summary, synthetic=False, threshold=0.9, console=make_console())
     told = " ".join(capsys.readouterr().out.split())
     assert "recovered PSNR > 30 dB: 66.7 % [20.8, 93.9], 2 of 3 PSNR > 40 dB: 66.7 %" in told
-    assert "of guesses > 30 dB: zeros 0.0 %, batch mean 0.0 %, dataset mean 0.0 %" in told
-    assert "read-outs 4 handed in for 3 images; over 30 dB: 50.0 % [15.0, 85.0], 2 of 4" in told
-    assert "MIC protocol 66.7 % [20.8, 93.9], 2 of 3; nearest true image, MSE < 0.1" in told
+    assert "guesses > 30 dB zeros 0.0 %, batch mean 0.0 %, dataset mean 0.0 %" in told
+    assert "read-outs 4 for 3 images; of these over 30 dB 50.0 % [15.0, 85.0], 2 of 4" in told
+    assert "MIC protocol 66.7 % [20.8, 93.9], 2 of 3 (nearest, MSE < 0.1)" in told
 
 
 def test_chance_of_identification_counts_all_that_was_handed_in():
@@ -148,3 +150,14 @@ def test_chance_of_identification_counts_all_that_was_handed_in():
 def test_measures_may_not_take_the_names_of_read_outs():
     with pytest.raises(ValueError, match="has a column readout_rows already"):
         Scorer(measures={"readout_rows": None})
+
+
+def test_tables_of_sweeps_have_the_shares(tmp_path):
+    truth = truth_of(3)
+    run = RunFile.of_new_run(tmp_path / "0/run.json", config={}, overrides=[], seed=0, device="cpu")
+    run.path.parent.mkdir()
+    run.write("complete", summary=summary_of(truth, truth.inputs[:2]))
+    (row,) = collect(tmp_path)
+    assert (row["readout_readouts"], row["readout_precision"]) == (2, 1.0)
+    assert row["recovered_psnr_40"] == row["readout_mic_protocol"] == pytest.approx(2 / 3)
+    assert row["n"] == 3

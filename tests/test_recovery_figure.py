@@ -7,10 +7,13 @@ import stat
 
 import pytest
 import torch
-from helpers import seeded
+from helpers import config, seeded
 from PIL import Image
 from test_readouts_judged import SPEC, drawn, judged, read_out, truth_of
 
+from medpfl import runner
+from medpfl.image_score import READOUT_COLUMNS
+from medpfl.metrics.readout import expected_share
 from medpfl.metrics.recovery import ATTACK, curves_of
 from medpfl.report.recovery_figure import FILE, recovery_figure, write_recovery
 
@@ -51,3 +54,21 @@ def test_the_numbers_and_the_picture_are_private_files(scores, tmp_path):
     assert modes == {0o600}
     with pytest.raises(ValueError, match="nothing to draw"):
         recovery_figure(tmp_path / "x.png", [], title="", synthetic=False)
+
+
+def test_a_run_of_an_imprint_has_the_curve_and_columns_of_read_outs(tmp_path):
+    """Two bins for three images: somebody is not alone, and no search is run to tell them apart."""
+    settings = ("attack=imprint", "dataset=phantom", "model=lenet", "server.bins=2", "n_images=3")
+    told = (*settings, "federation.batch_size=3", "dataset.per_class=5")
+    summary = runner.run(config(*told), tmp_path / "run", overrides=told)
+    assert summary.readout.expected_share == expected_share(2, 3)
+    assert summary.readout.readouts == summary.readout.matched < 3
+    assert (tmp_path / "run/figures/recovery.png").exists()
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [name for name in rows[0] if name in READOUT_COLUMNS] == list(READOUT_COLUMNS)
+    unmatched = [row for row in rows if row["status"] == "unmatched"]
+    assert len(rows) == 3
+    assert len(unmatched) == 3 - summary.readout.matched
+    assert {row["success"] for row in unmatched} == {"False"}
+    assert (tmp_path / "run" / FILE).read_text().startswith("measure,threshold,n,attack,")

@@ -143,9 +143,11 @@ class Simulation:
     def auxiliary(self) -> Tensor | None:
         """`(A, C, *S)` in [0, 1]: what the attacker has seen elsewhere; None where that is nothing.
 
-        One tensor for all captures: attackers learn from it once.
+        One tensor for all captures: attackers learn from it once. A malicious server that assumes
+        a law looks at none.
         """
-        if "auxiliary" not in self.threat.granted:
+        unread = not (self.server.is_honest or self.server.wants_public)
+        if "auxiliary" not in self.threat.granted or unread:
             return None
         attacked = {self._positions[name] for p in self.plan for name in p.image_ids}
         return public_images(self.data, sorted(attacked), self.threat.auxiliary_images)

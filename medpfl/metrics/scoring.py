@@ -20,6 +20,7 @@ from medpfl.metrics.measures.base import Measure, compare
 from medpfl.metrics.measures.columns import check_names, columns_of
 from medpfl.metrics.measures.own import OwnMeasure
 from medpfl.metrics.measures.plain import EVERY_RUN
+from medpfl.metrics.measures.slices import OF_VOLUMES
 from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
 from medpfl.metrics.readout import is_readout, quality_columns, readout_columns
 from medpfl.metrics.signs import NO_SIGNS, Signs, signs_of
@@ -68,7 +69,8 @@ class Scorer:
     """Score reconstructions against the truth, beside two guesses that need no attack.
 
     Every published SSIM is computed in every run, each in its own column, and so is every measure
-    of `measures`; success is decided by the SSIM on [0, 1] alone.
+    of `measures`, and that of slices where images are volumes; success is decided by the SSIM on
+    [0, 1] alone, of a whole volume.
 
     Args:
         threshold: the SSIM from which an image counts as reconstructed, in (-1, 1].
@@ -90,6 +92,7 @@ class Scorer:
             taken=(
                 *(*ImageScore.fixed_columns(), *DEFENSE_COLUMNS, *BOUND_COLUMNS),
                 *(*READOUT_COLUMNS, *GROUPS),
+                *(column for name in OF_VOLUMES for column in columns_of(name)),
             ),
         )
 
@@ -107,6 +110,10 @@ class Scorer:
     def _own(self) -> dict[str, Measure]:
         given = (self.measures or {}).items()
         return {n: OwnMeasure(name=n, measure=m) for n, m in given if m is not None}
+
+    def _added(self, spec: DataSpec) -> dict[str, Measure]:
+        """Return the measures beside those of every run: those of volumes, and one's own."""
+        return {**(OF_VOLUMES if len(spec.shape) == 4 else {}), **self._own}
 
     def judge(
         self,
@@ -162,7 +169,8 @@ class Scorer:
         check_handed_in(reconstruction)
         count, facts = len(reconstruction.inputs), capture.facts
         unknown: dict[str, Any] = dict.fromkeys(_OF_THE_TRUTH, math.nan)
-        own = [column for name in self._own for column in columns_of(name)]
+        added = self._added(capture.observation.spec)
+        own = [column for name in added for column in columns_of(name)]
         signs = signs_of(reconstruction) or (NO_SIGNS,)
         # A row all the same, where nothing was handed in for images that nobody knows.
         order = list(range(count)) or [UNMATCHED]
@@ -221,7 +229,7 @@ class Scorer:
             ssim_paper=math.nan if self.paper is None else self.paper(original, guess, spec),
             ssim_oracle=oracle.ssim,
             mse_oracle=oracle.mse,
-            measures=compare(self._own, *images),
+            measures=compare(self._added(spec), *images),
             **_of_the_attack(reconstruction, len(truth.ids), matched=pair.matched),
             **asdict(pair.signs),
             **found,

@@ -30,6 +30,7 @@ from medpfl.metrics.success import Summary, summarise
 from medpfl.report.panels import draw_panels
 from medpfl.report.run_file import RunFile, RunStatus
 from medpfl.report.run_folder import held, occupied, resume_command, unwritable
+from medpfl.report.slices import save_slices
 from medpfl.report.tables import csv_table
 from medpfl.report.victim_file import VictimRecord, load_victim, safe_name, save_victim
 from medpfl.source import Described, Planned
@@ -183,7 +184,7 @@ class RunRecord:
         reconstruction: Reconstruction,
         judgement: Judgement,
     ) -> None:
-        """Put one finished update on disk: a PNG an image, NIfTI of volumes, then the arrays.
+        """Put one finished update on disk: a PNG an image, of volumes NIfTI and GIF, then arrays.
 
         Args:
             capture: with the images behind it.
@@ -297,6 +298,10 @@ class RunRecord:
             sheet = draw_panels(original, reconstruction, score)
             with replacing(self._path(name, ".png")) as file:
                 sheet.save(file, format="PNG", compress_level=1)
+            if reconstruction.ndim == 4:
+                shown = reconstruction if score.matched else None
+                with replacing(self._path(name, ".gif")) as file:
+                    save_slices(file, original, shown)
 
     def _write_volumes(self, capture_id: str, kept: VictimRecord) -> None:
         """Write volumes whose place is known, so that a viewer lays one over the other."""
