@@ -103,15 +103,19 @@ class Simulation:
         if size is None:
             planned = whole([[ids[i] for i in shard] for shard in self.shards], self.capturing)
         else:
-            selected = dict.fromkeys(self.data.selected)
             own = [set(shard) for shard in self.shards]
+            selected, visited = (
+                [[ids[i] for i in chosen if i in shard] for shard in own]
+                for chosen in (self.data.selected, self.data.visited)
+            )
             planned = probes(
-                [[ids[i] for i in selected if i in shard] for shard in own],
+                selected,
                 self.capturing,
                 batch_size=size,
                 n_images=self.n_images,
                 most=_MOST_IMAGES,
                 seen=seen,
+                spare=visited,
             )
         if seen is not None:
             return sums(planned, self._crew.survivors)
