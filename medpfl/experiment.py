@@ -28,7 +28,7 @@ from medpfl.device import pick_device
 from medpfl.errors import FAULTS, ConfigurationError, DataError, MedpflError
 from medpfl.federated import Capturing, Federation, Simulated, Simulation
 from medpfl.federated.malicious import HonestServer, Server
-from medpfl.federated.malicious.agreement import check_server
+from medpfl.federated.malicious.agreement import check_captured, check_server
 from medpfl.federated.repeated import check_repeated
 from medpfl.federated.secure import settled
 from medpfl.metrics import Scorer
@@ -111,6 +111,8 @@ def build(config: DictConfig) -> Experiment:
     threat, attack = _part(config, "threat"), _part(config, "attack")
     threat.require(attack.requires, who=f"attack={attack.name}")
     scorer, origin = _part(config, "metrics"), _origin(config)
+    if isinstance(origin, FileSource):
+        check_captured(attack)
     data, source = (
         _from_files(origin.open(threat, device), attack)
         if isinstance(origin, FileSource)
@@ -148,7 +150,7 @@ def _simulated(
     # Records of runs from before there were rounds have no such group.
     capturing = _part(config, "capture") if "capture" in config else Capturing()
     server = _part(config, "server") if "server" in config else HonestServer()
-    check_server(server, threat, attack)
+    check_server(server, threat, attack, capturing)
     data = _load(config, factory, federation)
     source = Simulation(
         data=data,

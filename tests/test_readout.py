@@ -83,6 +83,8 @@ def test_thresholds_are_quantiles():
             ThreatModelError,
             "threat.knows=[num_examples,auxiliary]",
         ),
+        (("capture.parameters=[fc.weight]",), ConfigurationError, "have their own names"),
+        (("source=file", "source.path=nowhere"), ConfigurationError, "do not hold its secrets"),
         (("server.bins=1000000", "preprocess.size=64"), ConfigurationError, "server.bins"),
         (("server.bins=1000000000",), ConfigurationError, "server.bins"),
     ],

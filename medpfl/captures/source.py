@@ -166,6 +166,7 @@ class FileCaptures:
             images=images,
             train=images,
             selected=tuple(range(len(images))),
+            visited=tuple(range(len(images))),
             skipped=(),
             notes=(
                 "no other images of their kind: the mean image is grey, and grades are left out",

@@ -103,15 +103,19 @@ class Simulation:
         if size is None:
             planned = whole([[ids[i] for i in shard] for shard in self.shards], self.capturing)
         else:
-            selected = dict.fromkeys(self.data.selected)
             own = [set(shard) for shard in self.shards]
+            selected, visited = (
+                [[ids[i] for i in chosen if i in shard] for shard in own]
+                for chosen in (self.data.selected, self.data.visited)
+            )
             planned = probes(
-                [[ids[i] for i in selected if i in shard] for shard in own],
+                selected,
                 self.capturing,
                 batch_size=size,
                 n_images=self.n_images,
                 most=_MOST_IMAGES,
                 seen=seen,
+                spare=visited,
             )
         if seen is not None:
             return sums(planned, self._crew.survivors)
@@ -139,9 +143,11 @@ class Simulation:
     def auxiliary(self) -> Tensor | None:
         """`(A, C, *S)` in [0, 1]: what the attacker has seen elsewhere; None where that is nothing.
 
-        One tensor for all captures: attackers learn from it once.
+        One tensor for all captures: attackers learn from it once. A malicious server that assumes
+        a law looks at none.
         """
-        if "auxiliary" not in self.threat.granted:
+        unread = not (self.server.is_honest or self.server.wants_public)
+        if "auxiliary" not in self.threat.granted or unread:
             return None
         attacked = {self._positions[name] for p in self.plan for name in p.image_ids}
         return public_images(self.data, sorted(attacked), self.threat.auxiliary_images)

@@ -25,6 +25,7 @@ from medpfl.outcomes import Grade
 from medpfl.report.bound_words import in_words
 from medpfl.report.palette import BAR_STYLE, ERROR_STYLE, WARNING_STYLE
 from medpfl.report.progress import Progress, show_progress
+from medpfl.report.readout_words import in_rows
 from medpfl.report.tables import (
     format_number,
     format_percent,
@@ -272,6 +273,9 @@ def _rates(summary: Summary, threshold: float) -> Table:
         table.add_row("privacy", "\n".join(summary.defense.guarantee))
     if summary.bounds is not None:
         table.add_row("bounds", Text(in_words(summary.bounds), style="bold"))
+    if summary.readout is not None:
+        for name, told in in_rows(summary.readout).items():
+            table.add_row(name, told)
     if n:
         table.add_row("ended", _ended(summary))
     return _indented(table)
