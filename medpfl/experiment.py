@@ -214,7 +214,8 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
         feasible.check_network(factory, spec.shape, largest)
         attack.check(trial, largest)
     if not source.server.is_honest:
-        feasible.check_planted(source.rows_planted, delta=federation.local.kind == "delta")
+        delta = federation.local.kind == "delta"
+        feasible.check_planted(source.rows_planted, source.server.size, delta=delta)
     if isinstance(attack, Particular):
         attack.check_data(spec, largest, source.device)
     try_network(

@@ -18,7 +18,7 @@ from medpfl.federated.capturing import Capturing, each_its_own, probes, whole
 from medpfl.federated.client import Client
 from medpfl.federated.diary import Diary
 from medpfl.federated.evaluate import Utility, evaluate
-from medpfl.federated.malicious import HonestServer, Planter, Planting, Server
+from medpfl.federated.malicious import Awaited, HonestServer, Planter, Planting, Server
 from medpfl.federated.partition import partition
 from medpfl.federated.public_images import public_images
 from medpfl.federated.repeated import Seen
@@ -229,6 +229,8 @@ class Simulation:
         if told is not None:
             added = self.rows_planted
             yield f"server {told}. Adds {added:,} parameters, {4 * added / 1e6:,.1f} MB each way"
+            first = self.plan[0]
+            yield from self._planted(first, self._payload(first.capture_id)).measured
         if f.is_shared:
             sizes = sorted(map(len, self.shards))
             images = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
@@ -380,7 +382,9 @@ class Simulation:
 
     def _planted(self, planned: Planned, payload: ServerPayload) -> Planting:
         """Return what the server makes of a global model before clients get it."""
-        return self._planter(payload, max(1, len(planned.members)))
+        clients = max(1, len(planned.members))
+        awaited = Awaited(images=planned.images, clients=clients, training=self.federation.local)
+        return self._planter(payload, awaited)
 
     @cached_property
     def _planter(self) -> Planter:
