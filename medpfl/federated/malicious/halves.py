@@ -123,7 +123,7 @@ def _undoing(weights: Tensor, biases: Tensor, spec: DataSpec) -> tuple[Tensor, T
 
     <w, s x + m> = <s w, x> + <w, m>.
     """
-    of_channels = torch.unflatten(weights, 1, (spec.shape[0], -1))
+    of_channels = weights.reshape(len(weights), spec.shape[0], -1)
     mean, std = (torch.tensor(v, dtype=weights.dtype) for v in (spec.mean, spec.std))
     moved = biases + (of_channels.sum(2, dtype=torch.float64) @ mean.double()).float()
     return of_channels.mul_(std[:, None]).flatten(1), moved
