@@ -18,7 +18,7 @@ ARGS ?=
 PYTHON ?=
 TORCH_INDEX ?=
 
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint bench malicious clean
 
 help:  ## Explain every target
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 } \
@@ -37,6 +37,9 @@ lint: $(VENV)/.ready-dev  ## Check style, format and types
 
 bench: $(VENV)/.ready  ## Measure the engine: beside a plain loop and, where installed, breaching
 	$(BIN)/python -m medpfl.bench $(ARGS)
+
+malicious: $(VENV)/.ready  ## An imprint's share of images, beside what is expected and breaching's
+	$(BIN)/python -m medpfl.bench malicious $(ARGS)
 
 clean:  ## Remove .venv and caches; what runs have left in outputs stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

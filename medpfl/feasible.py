@@ -70,11 +70,12 @@ def check_network(factory: object, shape: tuple[int, ...], batch_size: int) -> N
         )
 
 
-def check_planted(entries: int, *, delta: bool) -> None:
+def check_planted(entries: int, setting: str, *, delta: bool) -> None:
     """Refuse rows of a malicious server that do not fit beside their gradient.
 
     Args:
         entries: of the rows.
+        setting: that says how many rows there are.
         delta: whether clients train: then their weights after training are there, too.
 
     Raises:
@@ -83,8 +84,8 @@ def check_planted(entries: int, *, delta: bool) -> None:
     needed, there = 4 * entries * (3 if delta else 2), machine_memory()
     if needed > there:
         raise ConfigurationError(
-            f"server.bins: {entries:,} parameters are planted, which take {_gb(needed)} with their "
-            f"update, and this machine has {_gb(there)}. Lower server.bins or preprocess.size"
+            f"{setting}: {entries:,} parameters are planted, which take {_gb(needed)} with their "
+            f"update, and this machine has {_gb(there)}. Lower {setting} or preprocess.size"
         )
 
 

@@ -111,6 +111,8 @@ SMALL = {
     "surrogate": ("preprocess.size=16", "federation=fedavg"),
 }
 FOLDER = ("dataset=folder", "dataset.root=pictures", "n_images=1")
+# A malicious server learns from public images.
+SEVERAL = ("preprocess.size=16", "dataset.per_class=8")
 # The options of the other groups, each with what it needs to make sense.
 OPTIONS = {
     "dataset": {
@@ -128,6 +130,10 @@ OPTIONS = {
         "several": ("federation.batch_size=2", "n_images=2"),
     },
     "threat": {"labels": ("threat=honest_but_curious_labels",)},
+    "server": {
+        name: ("threat=malicious", f"server={name}", *SEVERAL)
+        for name in ("imprint", "trap_weights", "mic")
+    },
     "noise": {
         name: ("defense=perturbation", f"noise={name}")
         for name in ("laplace", "gaussian", "medpfl_level")

@@ -72,6 +72,7 @@ class Client:
             *arguments,
             gradient=gradient,
             before_step=_Statistics(payload, buffers) if buffers else None,
+            to_the_end=training.kind == "delta",
         )
         undefended = beside and gradient is not mean_gradient
         plain = update_map(*arguments) if undefended else trained.moved

@@ -18,10 +18,11 @@ from medpfl.federated.capturing import Capturing, each_its_own, probes, whole
 from medpfl.federated.client import Client
 from medpfl.federated.diary import Diary
 from medpfl.federated.evaluate import Utility, evaluate
-from medpfl.federated.malicious import HonestServer, Planter, Planting, Server
+from medpfl.federated.malicious import Awaited, HonestServer, Planter, Planting, Server
 from medpfl.federated.partition import partition
 from medpfl.federated.public_images import public_images
 from medpfl.federated.repeated import Seen
+from medpfl.federated.running import RunningRounds
 from medpfl.federated.secure import SecureRounds, Summed, sums
 from medpfl.federated.sending import Sender, Sent
 from medpfl.federated.server import Federation, ModelFactory
@@ -103,15 +104,19 @@ class Simulation:
         if size is None:
             planned = whole([[ids[i] for i in shard] for shard in self.shards], self.capturing)
         else:
-            selected = dict.fromkeys(self.data.selected)
             own = [set(shard) for shard in self.shards]
+            selected, visited = (
+                [[ids[i] for i in chosen if i in shard] for shard in own]
+                for chosen in (self.data.selected, self.data.visited)
+            )
             planned = probes(
-                [[ids[i] for i in selected if i in shard] for shard in own],
+                selected,
                 self.capturing,
                 batch_size=size,
                 n_images=self.n_images,
                 most=_MOST_IMAGES,
                 seen=seen,
+                spare=visited,
             )
         if seen is not None:
             return sums(planned, self._crew.survivors)
@@ -125,7 +130,7 @@ class Simulation:
         sizes = list(map(len, self.shards)) if f.is_shared else [f.batch_size or 1]
         in_round = f.clients_per_round or len(sizes)
         secure.check(f, self.capturing, sizes, in_round)
-        return in_round - secure.defense.leaving(in_round)
+        return in_round - secure.leaving(in_round)
 
     @cached_property
     def shards(self) -> tuple[tuple[int, ...], ...]:
@@ -139,9 +144,11 @@ class Simulation:
     def auxiliary(self) -> Tensor | None:
         """`(A, C, *S)` in [0, 1]: what the attacker has seen elsewhere; None where that is nothing.
 
-        One tensor for all captures: attackers learn from it once.
+        One tensor for all captures: attackers learn from it once. A malicious server that assumes
+        a law looks at none.
         """
-        if "auxiliary" not in self.threat.granted:
+        unread = not (self.server.is_honest or self.server.wants_public)
+        if "auxiliary" not in self.threat.granted or unread:
             return None
         attacked = {self._positions[name] for p in self.plan for name in p.image_ids}
         return public_images(self.data, sorted(attacked), self.threat.auxiliary_images)
@@ -222,6 +229,8 @@ class Simulation:
         if told is not None:
             added = self.rows_planted
             yield f"server {told}. Adds {added:,} parameters, {4 * added / 1e6:,.1f} MB each way"
+            first = self.plan[0]
+            yield from self._planted(first, self._payload(first.capture_id)).measured
         if f.is_shared:
             sizes = sorted(map(len, self.shards))
             images = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
@@ -338,7 +347,11 @@ class Simulation:
         return self._sender.send(planned.capture_id, self.truth(planned), payload, kept)
 
     def _summed(
-        self, secure: SecureRounds, planned: Planned, planting: Planting, states: ClientStates
+        self,
+        secure: SecureRounds | RunningRounds,
+        planned: Planned,
+        planting: Planting,
+        states: ClientStates,
     ) -> Summed:
         """Return the sum of what the members of a planned one send, by the protocol."""
         members = {m.client: m for m in planned.members if m.client is not None}
@@ -356,6 +369,11 @@ class Simulation:
         )
 
     @property
+    def sees_sums(self) -> bool:
+        """Whether what is captured is of several clients at once."""
+        return self._secure is not None
+
+    @property
     def rows_planted(self) -> int:
         """Parameters that the server adds to the model of a client, at most."""
         clients = max(len(planned.members) for planned in self.plan)
@@ -364,7 +382,9 @@ class Simulation:
 
     def _planted(self, planned: Planned, payload: ServerPayload) -> Planting:
         """Return what the server makes of a global model before clients get it."""
-        return self._planter(payload, max(1, len(planned.members)))
+        clients = max(1, len(planned.members))
+        awaited = Awaited(images=planned.images, clients=clients, training=self.federation.local)
+        return self._planter(payload, awaited)
 
     @cached_property
     def _planter(self) -> Planter:
@@ -401,7 +421,9 @@ class Simulation:
         )
 
     @cached_property
-    def _secure(self) -> SecureRounds | None:
+    def _secure(self) -> SecureRounds | RunningRounds | None:
+        if self.threat.aggregation == "running":
+            return RunningRounds()
         part = self.defense.aggregation
         return None if part is None else SecureRounds(defense=part, seed=self.seed)
 

@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from medpfl.attacks.base import AttackContext
 from medpfl.attacks.reading import as_gradient
+from medpfl.attacks.readout.apart import leaders_of, sketches_of
 from medpfl.attacks.readout.rows import Gradients, explain, total_variation
 from medpfl.outcomes import Status
 from medpfl.planted import Planted, PlantedBins, PlantedTraps
 from medpfl.settings.hints import checked
 from medpfl.types import Observation, Reconstruction
 
-# Root mean square of a difference below which two read-outs are one image, on pixels in [0, 1].
-_SAME = 0.02
+# Root mean square of a difference on pixels in [0, 1]: below the first, two read-outs are one image
+# with other traces of rounding; below the second, one of them has traces of other images.
+_EQUAL, _SAME = 1e-4, 0.02
 _TOGETHER = 16
 
 
@@ -33,6 +35,8 @@ class _Sign:
     label: int
     mismatch: float
     out_of_range: float
+    sketch: Tensor
+    rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +49,15 @@ class RowReadout(ABC):
 
     Args:
         name: of the attack.
+
+    Attributes:
+        reads: what it reads.
+        selects: whether each image is handed in once, and no more than there are.
     """
 
     name: str
     reads: ClassVar[type[Planted]]
+    selects: ClassVar[bool] = True
 
     @property
     def requires(self) -> frozenset[str]:
@@ -81,7 +90,7 @@ class RowReadout(ABC):
         gradients = self.clean(Gradients.of(observation, planted), planted)
         finite = bool(gradients.biases.isfinite().all())
         signs = self._signs(observation, planted, gradients) if finite else []
-        kept, copies = _told_apart(signs, observation, planted, gradients)
+        kept = _chosen(signs, observation.num_examples) if self.selects else signs
         inputs = [_pixels(gradients, s.row, planted, observation).clamp(0, 1) for s in kept]
         return Reconstruction(
             capture_id=observation.capture_id,
@@ -97,30 +106,36 @@ class RowReadout(ABC):
                 "mismatch": _column(s.mismatch for s in kept),
                 "out_of_range": _column(s.out_of_range for s in kept),
                 "total_variation": _column(map(total_variation, inputs)),
-                "rows": _column(map(float, copies)),
+                "rows": _column(float(s.rows) for s in kept),
             },
         )
 
     def _signs(
         self, observation: Observation, planted: Planted, gradients: Gradients
     ) -> list[_Sign]:
-        """Return the signs of every row that some image switched on, the cleanest first."""
-        rows, found = gradients.heard(), list[_Sign]()
-        for first in range(0, len(rows), _TOGETHER):
-            part = rows[first : first + _TOGETHER]
-            images = [_pixels(gradients, row, planted, observation) for row in part]
-            explained = explain(
-                observation,
-                planted,
-                observation.spec.normalise(torch.stack(images)),
-                part,
-                gradients.biases[part],
-            )
-            outside = [float((image - image.clamp(0, 1)).abs().mean()) for image in images]
+        """Return the signs of every image that rows give, the cleanest first."""
+        rows = gradients.heard() if self.selects else gradients.switched_on()
+        images = (_pixels(gradients, row, planted, observation) for row in rows)
+        sketches = sketches_of(images, math.prod(planted.shape))
+        groups = leaders_of(sketches, _EQUAL if self.selects else 0, range(len(rows)))
+        found, leaders = list[_Sign](), list(groups)
+        for first in range(0, len(leaders), _TOGETHER):
+            part = leaders[first : first + _TOGETHER]
+            own = [rows[one] for one in part]
+            read = torch.stack([_pixels(gradients, row, planted, observation) for row in own])
+            normalised = observation.spec.normalise(read)
+            explained = explain(observation, planted, normalised, own, gradients.biases[own])
+            outside = (read - read.clamp(0, 1)).abs().flatten(1).mean(1)
             found += map(
-                _Sign, part, explained.labels.tolist(), explained.mismatch.tolist(), outside
+                _Sign,
+                own,
+                explained.labels.tolist(),
+                explained.mismatch.tolist(),
+                outside.tolist(),
+                sketches[part],
+                [len(groups[one]) for one in part],
             )
-        return sorted(found, key=lambda sign: sign.mismatch)
+        return sorted(found, key=lambda sign: sign.mismatch) if self.selects else found
 
 
 @checked("attack")
@@ -157,28 +172,36 @@ class TrapReadout(RowReadout):
         return gradients
 
 
+@checked("attack")
+@dataclass(frozen=True, kw_only=True)
+class MicReadout(TrapReadout):
+    """Hand in whatever every row gives that any image switched on, mixtures and copies alike.
+
+    As "Client Security Alone Fails" counts: no read-out is left out, and there may be many more of
+    them than images.
+    """
+
+    name: str = "mic"
+    selects: ClassVar[bool] = False
+
+
 def _pixels(gradients: Gradients, row: int, planted: Planted, observation: Observation) -> Tensor:
     """Return the image of a row, `(C, *S)` float64, as it was read: not cut to [0, 1]."""
     read = (gradients.row(row) / gradients.biases[row]).reshape(planted.shape)
     return observation.spec.denormalise(read)
 
 
-def _told_apart(
-    signs: Sequence[_Sign], observation: Observation, planted: Planted, gradients: Gradients
-) -> tuple[list[_Sign], list[int]]:
-    """Return the cleanest read-out of each image, and from how many rows it was read."""
-    kept, images, copies = list[_Sign](), list[Tensor](), list[int]()
-    for sign in signs:
-        image = _pixels(gradients, sign.row, planted, observation).float()
-        apart = [float((image - other).square().mean().sqrt()) for other in images]
-        nearest = min(range(len(apart)), key=apart.__getitem__, default=None)
-        if nearest is not None and apart[nearest] < _SAME:
-            copies[nearest] += 1
-        elif len(kept) < (observation.num_examples or len(signs)):
-            kept.append(sign)
-            images.append(image)
-            copies.append(1)
-    return kept, copies
+def _chosen(signs: Sequence[_Sign], most: int | None) -> list[_Sign]:
+    """Return the cleanest read-out of each image, with the rows that it was read from."""
+    if not signs:
+        return []
+    sketches = torch.stack([sign.sketch for sign in signs])
+    groups = leaders_of(sketches, _SAME, range(len(signs)))
+    kept = [
+        replace(signs[leader], rows=sum(signs[one].rows for one in own))
+        for leader, own in groups.items()
+    ]
+    return kept[:most]
 
 
 def _status(*, finite: bool, found: bool) -> Status:

@@ -57,6 +57,10 @@ class Gradients:
         size = self.biases.abs()
         return torch.nonzero(size > _FLOOR * size.max())[:, 0].tolist()
 
+    def switched_on(self) -> list[int]:
+        """Return the rows whose bias has any gradient at all."""
+        return torch.nonzero(self.biases)[:, 0].tolist()
+
 
 @dataclass(frozen=True)
 class Differences(Gradients):

@@ -1,7 +1,18 @@
 """Servers that change the model before clients get it, and keep what they need to read updates."""
 
-from medpfl.federated.malicious.base import HonestServer, Planting, Server
+from medpfl.federated.malicious.base import Awaited, HonestServer, Planting, Server
 from medpfl.federated.malicious.imprint import ImprintServer
+from medpfl.federated.malicious.mic import MicServer
 from medpfl.federated.malicious.planter import Planter
+from medpfl.federated.malicious.traps import TrapServer
 
-__all__ = ["HonestServer", "ImprintServer", "Planter", "Planting", "Server"]
+__all__ = [
+    "Awaited",
+    "HonestServer",
+    "ImprintServer",
+    "MicServer",
+    "Planter",
+    "Planting",
+    "Server",
+    "TrapServer",
+]

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from medpfl.planted import Planted
+from medpfl.training import LocalTraining
 from medpfl.types import DataSpec, ServerPayload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Awaited:
+    """What a server knows beforehand of the updates that it will get: it runs the training.
+
+    Args:
+        images: behind an update, of all clients in it.
+        clients: whose updates are added up.
+        training: what each does with its images.
+    """
+
+    images: int = 1
+    clients: int = 1
+    training: LocalTraining = field(default_factory=LocalTraining)
 
 
 @dataclass(frozen=True)
@@ -22,15 +38,21 @@ class Planting:
             the first one is.
         secret: what the server keeps; None of an honest one.
         for_client: what one client is sent, by its place among those of the round; None: `payload`.
+        measured: what the server has measured on public images, in lines for people.
     """
 
     payload: ServerPayload
     secret: Planted | None = None
     for_client: Callable[[int], ServerPayload] | None = None
+    measured: tuple[str, ...] = ()
 
     def sent(self, place: int) -> ServerPayload:
         """Return what the client at a place is sent."""
         return self.payload if self.for_client is None else self.for_client(place)
+
+
+ONE_UPDATE = Awaited()
+"""One update of one image."""
 
 
 class Server(Protocol):
@@ -56,6 +78,11 @@ class Server(Protocol):
         """Whether it calibrates what it plants on public images."""
         ...
 
+    @property
+    def size(self) -> str:
+        """The setting that says how much it plants."""
+        ...
+
     def describe(self, images: int, clients: int) -> str | None:
         """Return what it plants, and what it expects of it, in words; None of an honest one.
 
@@ -75,7 +102,7 @@ class Server(Protocol):
         spec: DataSpec,
         public: Tensor | None,
         generator: torch.Generator,
-        clients: int = 1,
+        awaited: Awaited = ONE_UPDATE,
     ) -> Planting:
         """Return the model that is sent in place of the global one.
 
@@ -84,7 +111,7 @@ class Server(Protocol):
             spec: the kind of data.
             public: `(A, C, *S)` in [0, 1], where `wants_public`.
             generator: where every random number comes from.
-            clients: whose updates are added up.
+            awaited: the updates that will come.
 
         Raises:
             ConfigurationError: it cannot be planted into such a model.
@@ -100,6 +127,7 @@ class HonestServer:
     is_honest: ClassVar[bool] = True
     plants: ClassVar[None] = None
     wants_public: ClassVar[bool] = False
+    size: ClassVar[str] = "server"
 
     def describe(self, images: int, clients: int) -> str | None:
         """See `Server.describe`."""
@@ -115,7 +143,7 @@ class HonestServer:
         spec: DataSpec,
         public: Tensor | None,
         generator: torch.Generator,
-        clients: int = 1,
+        awaited: Awaited = ONE_UPDATE,
     ) -> Planting:
         """See `Server.plant`."""
         return Planting(payload)

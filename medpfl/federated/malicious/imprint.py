@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medpfl.errors import ConfigurationError
-from medpfl.federated.malicious.base import Planting
+from medpfl.federated.malicious.base import ONE_UPDATE, Awaited, Planting
 from medpfl.federated.malicious.bins import Query, measured_edges, normal_edges, query_of
 from medpfl.models.rows import (
     Rows,
@@ -54,6 +54,7 @@ class ImprintServer:
     name: ClassVar[str] = "imprint"
     is_honest: ClassVar[bool] = False
     plants: ClassVar[type[Planted]] = PlantedBins
+    size: ClassVar[str] = "server.bins"
 
     bins: Annotated[int, Range(2, 1_000_000)] = 1000
     kind: Literal["cumulative", "sparse"] = "cumulative"
@@ -103,7 +104,7 @@ class ImprintServer:
         spec: DataSpec,
         public: Tensor | None,
         generator: torch.Generator,
-        clients: int = 1,
+        awaited: Awaited = ONE_UPDATE,
     ) -> Planting:
         """See `Server.plant`."""
         shape = shape_at(payload, self.place, spec.shape)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from medpfl.federated.malicious.base import Planting, Server
+from medpfl.federated.malicious.base import Awaited, Planting, Server
 from medpfl.seeding import generator
 from medpfl.types import DataSpec, ServerPayload
 
@@ -25,22 +25,22 @@ class Planter:
         self, server: Server, spec: DataSpec, public: Callable[[], Tensor | None], seed: int
     ) -> None:
         self._server, self._spec, self._public, self._seed = server, spec, public, seed
-        self._last: tuple[ServerPayload, int, Planting] | None = None
+        self._last: tuple[ServerPayload, Awaited, Planting] | None = None
 
-    def __call__(self, payload: ServerPayload, clients: int = 1) -> Planting:
+    def __call__(self, payload: ServerPayload, awaited: Awaited) -> Planting:
         """Return the model that is sent in place of a global one.
 
         What it draws is the same in every round, as its stream is the run's.
 
         Args:
             payload: the global model.
-            clients: whose updates are added up.
+            awaited: the updates that will come.
         """
-        if self._last is not None and self._last[0] is payload and self._last[1] == clients:
+        if self._last is not None and self._last[0] is payload and self._last[1] == awaited:
             return self._last[2]
         self._last = None  # not two of them in memory
         public = self._public() if self._server.wants_public else None
         stream = generator(self._seed, "server", self._server.name)
-        planting = self._server.plant(payload, self._spec, public, stream, clients)
-        self._last = payload, clients, planting
+        planting = self._server.plant(payload, self._spec, public, stream, awaited)
+        self._last = payload, awaited, planting
         return planting
