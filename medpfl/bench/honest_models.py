@@ -47,6 +47,10 @@ class Images:
         shape = (self.spec.shape[0], *(size,) * dims)
         return Images(inputs, self.labels, replace(self.spec, shape=shape))
 
+    def some(self, indices: Tensor) -> Images:
+        """Return some of the images."""
+        return Images(self.inputs[indices], self.labels[indices], self.spec)
+
     def normalised(self) -> Images:
         """Return the same images with mean 0 and standard deviation 1."""
         inputs = (self.inputs - self.inputs.mean()) / self.inputs.std()
@@ -179,10 +183,10 @@ def train(model: nn.Module, images: Images, how: Training, stream: torch.Generat
     )
     model.train()
     for _ in range(how.steps):
-        some = torch.randint(len(images.labels), (16,), generator=stream)
-        outputs = model(images.inputs[some])
+        batch = images.some(torch.randint(len(images.labels), (16,), generator=stream))
+        outputs = model(batch.inputs)
         optimizer.zero_grad()
-        torch.autograd.backward(functional.cross_entropy(outputs, images.labels[some]))
+        torch.autograd.backward(functional.cross_entropy(outputs, batch.labels))
         nn.utils.clip_grad_norm_(parameters, 10.0)
         optimizer.step()
     model.eval()
