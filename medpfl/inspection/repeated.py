@@ -45,7 +45,7 @@ class Cluster:
         cosine: with one of them all others have at least this absolute cosine.
         inputs: D of each.
         rows: how many there are.
-        share: of their squared norm, how much the leading direction has, all rows of unit length.
+        share: of the others' squared norm, how much lies along that one, on average.
         thresholds: how many different ones; NaN without biases, like all below.
         spread: of the thresholds, a standard deviation by quartiles, in units of one over the root
             of the inputs: honest biases begin at 1.
@@ -82,11 +82,13 @@ def clusters(layers: Sequence[Layer]) -> Iterator[Cluster]:
     if len(rows) < LEAST_ROWS:
         return
     cosines = rows @ rows.T
+    if int((cosines.abs() >= min(SPREADS)).sum(1).max()) < LEAST_ROWS:
+        return  # so it is for most layers, on every level
     for level in (COPIES, *SPREADS):
         for centre, members in _alike(cosines, level):
-            signs = cosines[centre, members].sign()
-            own = None if biases is None else biases[members] * signs
-            yield _cluster(level, layers[0].inputs, rows[members], own)
+            along = cosines[centre, members]
+            own = None if biases is None else biases[members] * along.sign()
+            yield _cluster(level, layers[0].inputs, along, own)
 
 
 def sketched(weight: Tensor, size: int = SKETCH) -> Tensor:
@@ -173,15 +175,15 @@ def _alike(cosines: Tensor, level: float) -> Iterator[tuple[int, Tensor]]:
         near[:, members] = False
 
 
-def _cluster(level: float, inputs: int, rows: Tensor, thresholds: Tensor | None) -> Cluster:
-    leading = float(torch.linalg.eigvalsh(rows @ rows.T)[-1]) / len(rows)
+def _cluster(level: float, inputs: int, along: Tensor, thresholds: Tensor | None) -> Cluster:
+    share = float(along.square().mean())
     nothing = math.nan
     if thresholds is None:
         return Cluster(
             cosine=level,
             inputs=inputs,
-            rows=len(rows),
-            share=leading,
+            rows=len(along),
+            share=share,
             thresholds=nothing,
             spread=nothing,
             regularity=nothing,
@@ -191,8 +193,8 @@ def _cluster(level: float, inputs: int, rows: Tensor, thresholds: Tensor | None)
     return Cluster(
         cosine=level,
         inputs=inputs,
-        rows=len(rows),
-        share=leading,
+        rows=len(along),
+        share=share,
         thresholds=len(torch.unique(thresholds)),
         spread=float(quartiles.diff()) / 1.349,
         regularity=_regularity(thresholds),
@@ -219,7 +221,7 @@ def _judged(cluster: Cluster, layers: Sequence[Layer]) -> Finding | None:
     measured = {
         "cosine": cluster.cosine,
         "rows": cluster.rows,
-        "leading_share": cluster.share,
+        "along": cluster.share,
         "thresholds": cluster.thresholds,
         "spread": cluster.spread,
         "regularity": cluster.regularity,
