@@ -13,6 +13,7 @@ from torch import nn
 from medpfl.inspection import balanced, paired, repeated
 from medpfl.inspection.agreed import architecture_hash
 from medpfl.inspection.examine import examine
+from medpfl.inspection.reach import reach_of
 from medpfl.inspection.received import Received
 from medpfl.inspection.verdict import Verdict
 from medpfl.types import ServerPayload
@@ -164,3 +165,26 @@ def test_honest_networks_raise_no_alarm(network):
         for name, t in payload.parameters.items()
     }
     assert not examine(Received.of_state(pruned, spec.shape)).suspicious
+
+
+def test_biases_that_the_code_multiplies_are_measured_as_they_act():
+    spec = spec_of(3, 32, 32)
+    for place, weight in ((None, "rows.weights.0"), ("fc1", "fc1.rows.weights.0")):
+        received = Received.of_payload(imprinted(spec, "lenet", place=place), spec.shape)
+        reaches = {layer.name: reach_of(received, layer) for layer in received.layers}
+        assert reaches.pop(weight) == pytest.approx(256, rel=1e-3)
+        assert list(reaches.values()) == pytest.approx([1.0] * len(reaches), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["cumulative", "sparse"])
+def test_shuffling_and_jitter_hide_no_imprint(kind):
+    spec = spec_of(3, 32, 32)
+    payload = imprinted(spec, "lenet", kind=kind, bins=200)
+    order = torch.randperm(200, generator=seeded(5))
+    weight = payload.parameters["rows.weights.0"]
+    noise = torch.randn(weight.shape, generator=seeded(6)) * weight.norm(dim=1, keepdim=True)
+    payload.parameters["rows.weights.0"] = (weight + 0.2 * noise / 3072**0.5)[order]
+    payload.parameters["rows.biases.0"] = payload.parameters["rows.biases.0"][order]
+    found = examine(Received.of_payload(payload, spec.shape)).alarms
+    assert [f.check for f in found] == ["wide_first_layer", "repeated_rows"]
+    assert "spread" in found[1].threshold
