@@ -105,6 +105,8 @@ def _show_malicious(images: Images, command: Sequence[str]) -> None:
         verdict = _examined(case.payload, images)
         for family in (case.family, "all"):
             tallies[family].verdicts.append(verdict)
+        if len(tallies["all"].verdicts) % 20 == 0:
+            _aside(f"{tallies['all'].rate()} until here")
         if not _checks(verdict, alone=True):
             _aside(f"not caught by its weights: {case.family}: {case.name}")
     rows = [
@@ -126,6 +128,7 @@ def _show_honest(arguments: argparse.Namespace, images: Images, command: Sequenc
                 tallies[name].kinds.add(kind.name)
             for finding in verdict.alarms:
                 _aside(f"false alarm: {kind}, {state}: {finding.check} {finding.measured}")
+        _aside(f"{kind.name}: {tallies['all'].rate()} until here")
     rows = [
         (name, tally.rate(), tally.rate(alone=True), str(len(tally.kinds)))
         for name, tally in _all_last(tallies)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medpfl.bench.honest_models import Images
 from medpfl.federated.malicious import ImprintServer, MicServer, TrapServer
 from medpfl.federated.malicious.base import Server
-from medpfl.models import CPLCNN, LeNet, ResNet18
+from medpfl.models import CPLCNN, IDLGCNN, LeNet, ResNet18
 from medpfl.models.base import NetworkFactory
 from medpfl.models.init import DefaultInit, UniformInit
 from medpfl.models.rows import Rows, fill, planted
@@ -21,6 +21,7 @@ from medpfl.types import ServerPayload
 _NETWORKS: Mapping[str, NetworkFactory] = {
     "LeNet": LeNet(init=DefaultInit()),
     "CPLCNN": CPLCNN(init=UniformInit()),
+    "IDLGCNN": IDLGCNN(init=UniformInit()),
     "ResNet18": ResNet18(init=DefaultInit()),
 }
 _MIDDLE = (("LeNet", "conv2"), ("LeNet", "fc1"), ("CPLCNN", "fc"), ("ResNet18", "layer3"))
