@@ -37,7 +37,9 @@ def geometry_in(top: Fields, name: str) -> Geometries:
     return tuple(at.maybe(key, lambda key: _geometry(at, key)) for key in at.values)
 
 
-def check_geometry(geometry: Geometries, count: int | None, shape: Sequence[int], place: str) -> None:
+def check_geometry(
+    geometry: Geometries, count: int | None, shape: Sequence[int], place: str
+) -> None:
     """Refuse places that are not one an image, or are of pictures.
 
     Raises:

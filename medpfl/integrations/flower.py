@@ -29,9 +29,9 @@ from medpfl.batch_norm import BatchNormPolicy
 from medpfl.captures import CaptureWriter, Defense, Framework
 from medpfl.captures.manifest import Kind
 from medpfl.errors import DataError
+from medpfl.geometry import Geometry
 from medpfl.integrations.guard import beside_training
 from medpfl.training import LocalTraining
-from medpfl.geometry import Geometry
 from medpfl.types import DataSpec, Truth
 
 _WEIGHTED_BY = "num-examples"
