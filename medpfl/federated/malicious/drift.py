@@ -36,7 +36,7 @@ def still_gain(
     bin_width: float,
     rows: int,
 ) -> float:
-    """Return the gain of the rows' mean by which none drifts by more than a hundredth of a bin.
+    """Return the largest gain, at most 1, by which no row drifts by more than a hundredth of a bin.
 
     A step moves the response of a row to an image x by the learning rate times a |x|^2, where
     a = gain d / K is what an image passes back, and d how the loss changes with a number added to
@@ -57,7 +57,8 @@ def still_gain(
     inputs_norm = spec.normalise(images[:_LOOKED_AT])
     size = features_at(payload, place, inputs_norm).flatten(1).double().square().sum(1).max()
     loudest = loudness(payload, place, inputs_norm)
-    return _DRIFT * bin_width * rows / (_way(awaited) * max(loudest, 1e-30) * (float(size) + 1))
+    moved = _way(awaited) * loudest * (float(size) + 1) / rows
+    return min(1.0, _DRIFT * bin_width / max(moved, 1e-30))
 
 
 def _steps(awaited: Awaited) -> int:
