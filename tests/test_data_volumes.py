@@ -16,6 +16,7 @@ from scans import blob, nifti, series
 
 from medpfl.data import HospitalImages, Preprocess
 from medpfl.data.volumes.grid import Grid, cut_or_pad, interpolation, resampled, with_spacing
+from medpfl.data.volumes.intensity import grey_levels
 from medpfl.data.volumes.nifti import read_nifti, write_nifti
 from medpfl.data.volumes.nrrd import read_nrrd
 from medpfl.errors import ConfigurationError, DataError
@@ -176,14 +177,24 @@ def test_the_geometry_travels_with_the_image(tmp_path):
     )
 
 
+def test_air_around_a_head_does_not_decide_what_is_white():
+    head = 100 + blob(12, 12, 12).astype(np.float32)
+    around = np.zeros((40, 40, 40), dtype=np.float32)  # 97 % of it is air
+    around[14:26, 14:26, 14:26] = head
+    shown = grey_levels(around, None)[14:26, 14:26, 14:26]
+    assert (shown == 1).mean() < 0.006
+    white = np.percentile(head, 99.5)
+    np.testing.assert_allclose(shown, np.clip(head / white, 0, 1), atol=1e-6)
+
+
 def test_patches_are_images_of_their_patient(tmp_path):
     for label in "abcd":
         nifti(tmp_path / f"r/{label < 'c'}/{label}.nii", blob(20, 21, 22, seed=ord(label)))
     data = load(tmp_path / "r", patches=3)
     assert len(data.images) == 12
     whole = read_nifti(tmp_path / "r/False/c.nii").values
-    levels = np.clip((whole - np.percentile(whole, 0.5)), 0, None)
-    levels = np.clip(levels / (np.percentile(whole, 99.5) - np.percentile(whole, 0.5)), 0, 1)
+    black, white = np.percentile(whole, 0.5), np.percentile(whole[whole > whole.mean()], 99.5)
+    levels = np.clip((whole - black) / (white - black), 0, 1)
     windows = np.lib.stride_tricks.sliding_window_view(levels, (12, 12, 12)).reshape(-1, 12, 12, 12)
     patch = data.images.load(0)[0].permute(2, 1, 0).numpy()
     assert np.isclose(windows, patch, atol=1e-5).all((1, 2, 3)).sum() == 1
