@@ -102,3 +102,22 @@ def test_clients_are_not_told_the_secrets():
     assert capture.observation.planted is not None
     assert not any("planted" in name for name in vars(payload))
     assert config(*BATCH).threat.server == "malicious"
+
+
+@pytest.mark.parametrize("kind", ["cumulative", "sparse"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_local_steps_leave_rows_exact_and_in_their_bins(kind, optimizer):
+    capture, found = read(
+        *("federation=fedavg", "federation.local.epochs=2", "federation.local.batch_size=2"),
+        *("federation.local.lr=0.1" if optimizer == "sgd" else "federation.local.lr=0.001",),
+        *(f"federation.local.optimizer={optimizer}", f"server.kind={kind}", "server.bins=3000"),
+    )
+    assert capture.observation.kind == "delta"
+    assert nearest(capture, found).max() < 1e-3
+    rows = capture.observation.payload.parameters[capture.observation.planted.weights[0]]
+    assert not rows.any()
+
+
+def test_rows_that_are_not_zero_lose_a_difference_of_weights_to_rounding():
+    capture, found = read("federation=fedavg", "server.zero_rows=false", "server.gain=0.001")
+    assert nearest(capture, found).max() > 0.05

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 from torch.nn import functional
 
+from medpfl.attacks.reading import update_map_of
 from medpfl.planted import Planted
-from medpfl.types import Observation, ServerPayload
+from medpfl.types import Observation
 
 # Gradients of the biases below this share of the largest are rounding: an image this much quieter
 # than the loudest is not seen.
 _FLOOR = 1e-6
 _TOGETHER = 16
+# Of local training: at which the network is asked.
+_POINTS = 4
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,10 @@ def explain(
     """Ask the network that was sent which label would have made an image this loud.
 
     The loss' derivative for a row's bias is sum_j (p_j - y_j) dlogit_j / db: linear in the label.
+    Where the client took several steps, the network is asked along the straight way that they went.
 
     Args:
-        observation: with the number of examples.
+        observation: with the number of examples, as it was sent.
         planted: the rows' names.
         inputs_norm: `(M, C, *S)` images read out, in the client's input space.
         rows: M numbers: which row each was read from.
@@ -105,7 +110,7 @@ def explain(
     """
     if not len(inputs_norm):
         return Explained(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64))
-    loudness = _Loudness(observation.payload, planted)
+    loudness = _Loudness(observation, planted)
     count = observation.num_examples or 1
     parts = zip(
         torch.split(inputs_norm, _TOGETHER), torch.split(torch.tensor(rows), _TOGETHER), strict=True
@@ -118,34 +123,56 @@ def explain(
 class _Loudness:
     """From images and rows to dL/db of these, for each image by itself and each label."""
 
-    def __init__(self, payload: ServerPayload, planted: Planted) -> None:
-        self._parameters = dict(payload.parameters)
+    def __init__(self, observation: Observation, planted: Planted) -> None:
+        payload = observation.payload
+        self._networks = list(_along_the_way(observation, planted))
         # One image at a time is asked: in train mode, BatchNorm would need the others.
         self._forward = payload.forward(training=False)
         self._names, self._reach = planted.biases, planted.reach
-        self._sizes = [len(self._parameters[name]) for name in planted.biases]
+        self._sizes = [len(payload.parameters[name]) for name in planted.biases]
 
     def __call__(self, inputs_norm: Tensor, rows: Tensor) -> Tensor:
         """Return `(m, K)` float64 for images `(m, C, *S)` and their rows `(m,)`."""
-        like = self._parameters[self._names[0]]
+        like = self._networks[0][self._names[0]]
         one = functional.one_hot(rows, sum(self._sizes)).to(like)
-        with torch.no_grad():
-            values, slopes = vmap(self._slopes)(inputs_norm.to(like), one)
-        mean = (values.softmax(1) * slopes).sum(1, keepdim=True)
-        return (mean - slopes).double().cpu() / self._reach
+        found = list[Tensor]()
+        for network in self._networks:
+            with torch.no_grad():
+                values, slopes = vmap(partial(self._slopes, network))(inputs_norm.to(like), one)
+            mean = (values.softmax(1) * slopes).sum(1, keepdim=True)
+            found.append((mean - slopes).double().cpu())
+        return torch.stack(found).mean(0) / self._reach
 
-    def _slopes(self, image: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
-        biases = {name: self._parameters[name] for name in self._names}
+    def _slopes(
+        self, network: Mapping[str, Tensor], image: Tensor, one: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        biases = {name: network[name] for name in self._names}
         moves = dict(zip(self._names, torch.split(one, self._sizes), strict=True))
 
         def logits(moved: Mapping[str, Tensor]) -> Tensor:
-            return self._forward({**self._parameters, **moved}, image[None])[0]
+            return self._forward({**network, **moved}, image[None])[0]
 
         with warnings.catch_warnings():
             # Of torch's own making: it loads its rules with a compiler that it has deprecated.
             warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
             values, slopes, *_ = jvp(logits, (biases,), (moves,))
         return values, slopes
+
+
+def _along_the_way(observation: Observation, planted: Planted) -> Iterator[dict[str, Tensor]]:
+    """Yield the network's numbers at points between those before and after local training."""
+    sent, rows = observation.payload.parameters, {*planted.weights, *planted.biases}
+    if update_map_of(observation).is_one_gradient(observation.num_examples or 1):
+        yield dict(sent)
+        return
+    for point in range(_POINTS):
+        share = (point + 0.5) / _POINTS
+        yield {
+            name: tensor
+            if name in rows or name not in observation.tensors
+            else tensor + share * observation.tensors[name]
+            for name, tensor in sent.items()
+        }
 
 
 def total_variation(image: Tensor) -> float:

@@ -11,7 +11,9 @@ from torch import Tensor
 from medpfl.errors import ConfigurationError
 from medpfl.federated.malicious.base import ONE_UPDATE, Awaited, Planting
 from medpfl.federated.malicious.bins import Query, measured_edges, normal_edges, query_of
+from medpfl.federated.malicious.drift import moves, still_gain, trains
 from medpfl.models.rows import (
+    Ahead,
     Rows,
     blocks_of,
     features_at,
@@ -44,10 +46,13 @@ class ImprintServer:
         auxiliary: where thresholds come from: ``dataset``: public images, which the threat model
             must grant; ``normal``: an assumed law.
         query: w: ``random`` normal numbers, or the ``mean`` of the entries.
-        support: share of the entries that w looks at. Where clients send differences of weights,
-            entries that w leaves out are zero and lose nothing to the weights' rounding.
-        gain: how much the rows' mean response adds to every entry of the image. The smaller, the
-            less weights move, and the more of a difference of weights is rounding.
+        support: share of the entries that w looks at.
+        zero_rows: whether rows are zero, and one row beside them measures for all. What zeros move
+            by is exact in a difference of float32 weights, whose other entries are rounded. None:
+            where clients train.
+        gain: how much the rows' mean response adds to every entry of the image. None: 1, and where
+            clients take several steps, so little that no row's response drifts by more than a
+            hundredth of a bin; Adam's steps are then in proportion to gradients, too.
         place: the module that rows are put ahead of; null: the whole network.
     """
 
@@ -61,7 +66,8 @@ class ImprintServer:
     auxiliary: Literal["normal", "dataset"] = "dataset"
     query: Query = "random"
     support: Annotated[float, Range(0, 1, "(]")] = 1.0
-    gain: Annotated[float, Range(0, 1e6, "(]")] = 1.0
+    zero_rows: bool | None = None
+    gain: Annotated[float, Range(0, 1e6, "(]")] | None = None
     place: str | None = None
 
     def __post_init__(self) -> None:
@@ -81,8 +87,9 @@ class ImprintServer:
         """See `Server.wants_public`."""
         return self.auxiliary == "dataset"
 
-    def describe(self, images: int, clients: int) -> str | None:
+    def describe(self, awaited: Awaited) -> str | None:
         """See `Server.describe`."""
+        images = awaited.images
         share = (1 - 1 / self.bins) ** (images - 1)
         return (
             f"{self.name}: {self.bins:,} {self.kind} bins {self._at}, thresholds by "
@@ -94,7 +101,7 @@ class ImprintServer:
     def _at(self) -> str:
         return "ahead of the network" if self.place is None else f"ahead of {self.place}"
 
-    def entries(self, payload: ServerPayload, spec: DataSpec, clients: int) -> int:
+    def entries(self, payload: ServerPayload, spec: DataSpec, awaited: Awaited) -> int:
         """See `Server.entries`."""
         return self.bins * (shape_at(payload, self.place, spec.shape).numel() + 1)
 
@@ -111,32 +118,64 @@ class ImprintServer:
         entries = shape.numel()
         query = query_of(self.query, entries, self.support, generator)
         edges, widths = self._bins(payload, spec, public, query)
-        rows = Rows(
-            entries,
-            blocks_of(self.bins, entries),
-            gain=self.gain,
-            reach=_REACH,
-            sparse=self.kind == "sparse",
-        )
-        scales = (1 / widths).float()
-        fill(
-            rows,
-            lambda first, last: (
-                scales[first:last, None] * query,
-                -(edges[first:last] / widths[first:last]).float(),
-            ),
-        )
+        gain = self._gain(payload, spec, public, awaited)
+        rows = self._rows(query, edges, 1 / widths, gain, apart=self._has_zero_rows(awaited))
         sent, weights, biases = planted(payload, rows, self.place)
         secret = PlantedBins(
             weights=weights,
             biases=biases,
             shape=tuple(shape),
             place=self.place,
-            reach=_REACH,
+            reach=rows.reach,
             kind=self.kind,
             edges=edges,
         )
-        return Planting(sent, secret)
+        told = f"rows add {gain:.3g} times their mean response to the image"
+        return Planting(sent, secret, measured=(told,) if moves(awaited) else ())
+
+    def _has_zero_rows(self, awaited: Awaited) -> bool:
+        return trains(awaited) if self.zero_rows is None else self.zero_rows
+
+    def _gain(
+        self, payload: ServerPayload, spec: DataSpec, public: Tensor | None, awaited: Awaited
+    ) -> float:
+        if self.gain is not None or not moves(awaited):
+            return self.gain or 1.0
+        return still_gain(
+            payload,
+            spec,
+            awaited,
+            public,
+            place=self.place,
+            # Responses are in bins, or in standard deviations, of which a bin is 1 / K or wider.
+            bin_width=1.0 if self.kind == "sparse" else 1 / self.bins,
+            rows=self.bins,
+        )
+
+    def _rows(
+        self, query: Tensor, edges: Tensor, scales: Tensor, gain: float, *, apart: bool
+    ) -> Rows:
+        """Return K rows that respond with (<w, x> - edge) scale."""
+        ahead = Ahead(query, edges.float(), scales.float()) if apart else None
+        rows = Rows(
+            len(query),
+            blocks_of(self.bins, len(query)),
+            gain=gain,
+            # Biases that are zero lose nothing to rounding, and need no reach.
+            reach=1.0 if apart else _REACH,
+            sparse=self.kind == "sparse",
+            ahead=ahead,
+        )
+        zero = torch.zeros(1)
+
+        def made(first: int, last: int) -> tuple[Tensor, Tensor]:
+            if apart:
+                return zero, zero
+            own = scales[first:last]
+            return own[:, None].float() * query, -(edges[first:last] * own).float()
+
+        fill(rows, made)
+        return rows
 
     def _bins(
         self, payload: ServerPayload, spec: DataSpec, public: Tensor | None, query: Tensor
