@@ -225,7 +225,7 @@ class Simulation:
 
     def _in_words(self) -> Iterator[str]:
         f, largest = self.federation, max(self.plan, key=lambda planned: planned.images)
-        told = self.server.describe(largest.images, max(1, len(largest.members)))
+        told = self.server.describe(self._awaited(largest))
         if told is not None:
             added = self.rows_planted
             yield f"server {told}. Adds {added:,} parameters, {4 * added / 1e6:,.1f} MB each way"
@@ -376,15 +376,21 @@ class Simulation:
     @property
     def rows_planted(self) -> int:
         """Parameters that the server adds to the model of a client, at most."""
-        clients = max(len(planned.members) for planned in self.plan)
+        largest = max(self.plan, key=lambda planned: len(planned.members))
         payload = self._payload(self.plan[0].capture_id)
-        return self.server.entries(payload, self.data.spec, max(1, clients))
+        return self.server.entries(payload, self.data.spec, self._awaited(largest))
 
     def _planted(self, planned: Planned, payload: ServerPayload) -> Planting:
         """Return what the server makes of a global model before clients get it."""
-        clients = max(1, len(planned.members))
-        awaited = Awaited(images=planned.images, clients=clients, training=self.federation.local)
-        return self._planter(payload, awaited)
+        return self._planter(payload, self._awaited(planned))
+
+    def _awaited(self, planned: Planned) -> Awaited:
+        """Return what the server knows of an update beforehand."""
+        return Awaited(
+            images=planned.images,
+            clients=max(1, len(planned.members)),
+            training=self.federation.local,
+        )
 
     @cached_property
     def _planter(self) -> Planter:

@@ -86,8 +86,7 @@ class RowReadout(ABC):
         began, planted, spec = time.perf_counter(), observation.planted, observation.spec
         if planted is None:
             raise ValueError(f"{observation.capture_id}: nothing was planted")
-        observation = as_gradient(observation)
-        gradients = self.clean(Gradients.of(observation, planted), planted)
+        gradients = self.clean(Gradients.of(as_gradient(observation), planted), planted)
         finite = bool(gradients.biases.isfinite().all())
         signs = self._signs(observation, planted, gradients) if finite else []
         kept = _chosen(signs, observation.num_examples) if self.selects else signs

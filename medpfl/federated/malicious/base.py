@@ -83,16 +83,11 @@ class Server(Protocol):
         """The setting that says how much it plants."""
         ...
 
-    def describe(self, images: int, clients: int) -> str | None:
-        """Return what it plants, and what it expects of it, in words; None of an honest one.
-
-        Args:
-            images: behind an update.
-            clients: in it.
-        """
+    def describe(self, awaited: Awaited) -> str | None:
+        """Return what it plants, and what it expects of it, in words; None of an honest one."""
         ...
 
-    def entries(self, payload: ServerPayload, spec: DataSpec, clients: int) -> int:
+    def entries(self, payload: ServerPayload, spec: DataSpec, awaited: Awaited) -> int:
         """Return the number of parameters that it adds to a client's model."""
         ...
 
@@ -129,11 +124,11 @@ class HonestServer:
     wants_public: ClassVar[bool] = False
     size: ClassVar[str] = "server"
 
-    def describe(self, images: int, clients: int) -> str | None:
+    def describe(self, awaited: Awaited) -> str | None:
         """See `Server.describe`."""
         return None
 
-    def entries(self, payload: ServerPayload, spec: DataSpec, clients: int) -> int:
+    def entries(self, payload: ServerPayload, spec: DataSpec, awaited: Awaited) -> int:
         """See `Server.entries`."""
         return 0
 

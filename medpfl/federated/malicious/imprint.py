@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -10,12 +11,15 @@ from torch import Tensor
 
 from medpfl.errors import ConfigurationError
 from medpfl.federated.malicious.base import ONE_UPDATE, Awaited, Planting
-from medpfl.federated.malicious.bins import Query, measured_edges, normal_edges, query_of
+from medpfl.federated.malicious.bins import Query, joined, measured_edges, normal_edges, query_of
+from medpfl.federated.malicious.drift import moves, still_gain, trains
 from medpfl.models.rows import (
+    Ahead,
     Rows,
     blocks_of,
     features_at,
     fill,
+    of_client,
     planted,
     shape_at,
 )
@@ -43,11 +47,17 @@ class ImprintServer:
             so that rows drift less into each other over local steps.
         auxiliary: where thresholds come from: ``dataset``: public images, which the threat model
             must grant; ``normal``: an assumed law.
+        assumed: the share of the bins whose thresholds come from the assumed law all the same.
+            Public images of few patients say little of what others' give, and all that lies beyond
+            them would fall into one bin.
         query: w: ``random`` normal numbers, or the ``mean`` of the entries.
-        support: share of the entries that w looks at. Where clients send differences of weights,
-            entries that w leaves out are zero and lose nothing to the weights' rounding.
-        gain: how much the rows' mean response adds to every entry of the image. The smaller, the
-            less weights move, and the more of a difference of weights is rounding.
+        support: share of the entries that w looks at.
+        zero_rows: whether rows are zero, and one row beside them measures for all. What zeros move
+            by is exact in a difference of float32 weights, whose other entries are rounded. None:
+            where clients train.
+        gain: how much the rows' mean response adds to every entry of the image. None: 1, and where
+            clients take several steps, so little that no row's response drifts by more than a
+            hundredth of a bin; Adam's steps are then in proportion to gradients, too.
         place: the module that rows are put ahead of; null: the whole network.
     """
 
@@ -59,9 +69,11 @@ class ImprintServer:
     bins: Annotated[int, Range(2, 1_000_000)] = 1000
     kind: Literal["cumulative", "sparse"] = "cumulative"
     auxiliary: Literal["normal", "dataset"] = "dataset"
+    assumed: Annotated[float, Range(0, 1, "[)")] = 0.0
     query: Query = "random"
     support: Annotated[float, Range(0, 1, "(]")] = 1.0
-    gain: Annotated[float, Range(0, 1e6, "(]")] = 1.0
+    zero_rows: bool | None = None
+    gain: Annotated[float, Range(0, 1e6, "(]")] | None = None
     place: str | None = None
 
     def __post_init__(self) -> None:
@@ -75,15 +87,21 @@ class ImprintServer:
                 raise ConfigurationError(
                     f"server.{name}={getattr(self, name)}: choose {' or '.join(known)}"
                 )
+        if self.assumed and self.place is not None:
+            raise ConfigurationError(
+                f"server.assumed={self.assumed:g}: nothing is assumed of features, only of pixels: "
+                f"set it to 0, or server.place=null, not {self.place}"
+            )
 
     @property
     def wants_public(self) -> bool:
         """See `Server.wants_public`."""
         return self.auxiliary == "dataset"
 
-    def describe(self, images: int, clients: int) -> str | None:
+    def describe(self, awaited: Awaited) -> str | None:
         """See `Server.describe`."""
-        share = (1 - 1 / self.bins) ** (images - 1)
+        images, together = awaited.images, awaited.images / self.columns(awaited)
+        share = (1 - 1 / self.bins) ** (together - 1)
         return (
             f"{self.name}: {self.bins:,} {self.kind} bins {self._at}, thresholds by "
             f"{'public images' if self.wants_public else 'an assumed normal law'}; of {images} "
@@ -94,9 +112,14 @@ class ImprintServer:
     def _at(self) -> str:
         return "ahead of the network" if self.place is None else f"ahead of {self.place}"
 
-    def entries(self, payload: ServerPayload, spec: DataSpec, clients: int) -> int:
+    def entries(self, payload: ServerPayload, spec: DataSpec, awaited: Awaited) -> int:
         """See `Server.entries`."""
-        return self.bins * (shape_at(payload, self.place, spec.shape).numel() + 1)
+        entries = shape_at(payload, self.place, spec.shape).numel()
+        return self.bins * self.columns(awaited) * (entries + 1)
+
+    def columns(self, awaited: Awaited) -> int:
+        """Return how many clients have columns of their own."""
+        return 1
 
     def plant(
         self,
@@ -111,32 +134,79 @@ class ImprintServer:
         entries = shape.numel()
         query = query_of(self.query, entries, self.support, generator)
         edges, widths = self._bins(payload, spec, public, query)
-        rows = Rows(
-            entries,
-            blocks_of(self.bins, entries),
-            gain=self.gain,
-            reach=_REACH,
-            sparse=self.kind == "sparse",
-        )
-        scales = (1 / widths).float()
-        fill(
-            rows,
-            lambda first, last: (
-                scales[first:last, None] * query,
-                -(edges[first:last] / widths[first:last]).float(),
-            ),
-        )
+        gain = self._gain(payload, spec, public, awaited)
+        clients, apart = self.columns(awaited), self._has_zero_rows(awaited)
+        rows = self._rows(query, edges, 1 / widths, gain, apart=apart, clients=clients)
         sent, weights, biases = planted(payload, rows, self.place)
         secret = PlantedBins(
             weights=weights,
             biases=biases,
             shape=tuple(shape),
             place=self.place,
-            reach=_REACH,
+            reach=rows.reach,
+            clients=clients,
             kind=self.kind,
             edges=edges,
         )
-        return Planting(sent, secret)
+        told = f"rows add {gain:.3g} times their mean response to the image"
+        return Planting(
+            sent,
+            secret,
+            partial(of_client, sent, weights[0]) if clients > 1 else None,
+            measured=(told,) if moves(awaited) else (),
+        )
+
+    def _has_zero_rows(self, awaited: Awaited) -> bool:
+        return trains(awaited) if self.zero_rows is None else self.zero_rows
+
+    def _gain(
+        self, payload: ServerPayload, spec: DataSpec, public: Tensor | None, awaited: Awaited
+    ) -> float:
+        if self.gain is not None or not moves(awaited):
+            return self.gain or 1.0
+        return still_gain(
+            payload,
+            spec,
+            awaited,
+            public,
+            place=self.place,
+            # Responses are in bins, or in standard deviations, of which a bin is 1 / K or wider.
+            bin_width=1.0 if self.kind == "sparse" else 1 / self.bins,
+            rows=self.bins,
+        )
+
+    def _rows(
+        self,
+        query: Tensor,
+        edges: Tensor,
+        scales: Tensor,
+        gain: float,
+        *,
+        apart: bool,
+        clients: int,
+    ) -> Rows:
+        """Return K rows that respond with (<w, x> - edge) scale."""
+        ahead = Ahead(query, edges.float(), scales.float()) if apart else None
+        rows = Rows(
+            len(query),
+            blocks_of(self.bins, clients * len(query)),
+            gain=gain,
+            # Biases that are zero lose nothing to rounding, and need no reach.
+            reach=1.0 if apart else _REACH,
+            sparse=self.kind == "sparse",
+            ahead=ahead,
+            clients=clients,
+        )
+        zero = torch.zeros(1)
+
+        def made(first: int, last: int) -> tuple[Tensor, Tensor]:
+            if apart:
+                return zero, zero
+            own = scales[first:last]
+            return own[:, None].float() * query, -(edges[first:last] * own).float()
+
+        fill(rows, made)
+        return rows
 
     def _bins(
         self, payload: ServerPayload, spec: DataSpec, public: Tensor | None, query: Tensor
@@ -152,9 +222,10 @@ class ImprintServer:
             raise ValueError("public images are wanted: grant 'auxiliary'")
         else:
             features = features_at(payload, self.place, spec.normalise(public))
-            edges, std = measured_edges(
-                features.flatten(1).double().cpu() @ query.double(), self.bins
-            )
+            found, by_law = features.flatten(1).double().cpu(), round(self.assumed * self.bins)
+            edges, std = measured_edges(found @ query.double(), self.bins - by_law)
+            if by_law:
+                edges = joined(edges, normal_edges(query, by_law + 1, spec)[0])
         if self.kind == "cumulative":
             return edges, torch.full_like(edges, std)
         above = edges[-1] + 20 * std

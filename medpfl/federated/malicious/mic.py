@@ -45,14 +45,14 @@ class MicServer:
     mu: Annotated[float, Range(-1e6, 1e6)] = 0.0
     gain: Annotated[float, Range(0, 1e6, "(]")] = 1.0
 
-    def describe(self, images: int, clients: int) -> str | None:
+    def describe(self, awaited: Awaited) -> str | None:
         """See `Server.describe`."""
         return (
             f"{self.name}: {self.rows:,} rows ahead of the network, scale {self.scale:g}, "
             f"sigma {self.sigma:g}, no constraint on signs"
         )
 
-    def entries(self, payload: ServerPayload, spec: DataSpec, clients: int) -> int:
+    def entries(self, payload: ServerPayload, spec: DataSpec, awaited: Awaited) -> int:
         """See `Server.entries`."""
         return self.rows * (shape_at(payload, None, spec.shape).numel() + 1)
 

@@ -71,8 +71,9 @@ class TrapServer:
         """See `Server.wants_public`."""
         return self.auxiliary == "dataset"
 
-    def describe(self, images: int, clients: int) -> str | None:
+    def describe(self, awaited: Awaited) -> str | None:
         """See `Server.describe`."""
+        images = awaited.images
         at = "ahead of the network" if self.place is None else f"ahead of {self.place}"
         told = f"{self.name}: {self.rows:,} rows {at}"
         if self.scale is not None:
@@ -84,7 +85,7 @@ class TrapServer:
             " % are expected to be alone in a row, were rows independent"
         )
 
-    def entries(self, payload: ServerPayload, spec: DataSpec, clients: int) -> int:
+    def entries(self, payload: ServerPayload, spec: DataSpec, awaited: Awaited) -> int:
         """See `Server.entries`."""
         return self.rows * (shape_at(payload, self.place, spec.shape).numel() + 1)
 
