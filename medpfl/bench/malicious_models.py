@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from medpfl.bench.honest_models import Images
-from medpfl.federated.malicious import ImprintServer, MicServer, TrapServer
-from medpfl.federated.malicious.base import Server
+from medpfl.federated.malicious import ImprintServer, LokiServer, MicServer, TrapServer
+from medpfl.federated.malicious.base import Awaited, Server
 from medpfl.models import CPLCNN, IDLGCNN, LeNet, ResNet18
 from medpfl.models.base import NetworkFactory
 from medpfl.models.init import DefaultInit, UniformInit
@@ -49,6 +49,7 @@ def cases(images: Images) -> Iterator[Case]:
         images: the server's public ones.
     """
     yield from _imprints(images)
+    yield from _blank_rows(images)
     yield from _several_queries(images)
     yield from _traps(images)
     yield from _one_client(images)
@@ -94,6 +95,26 @@ def _imprints(images: Images) -> Iterator[Case]:
                 inner = replace(server, place=place)
                 where = f"{name}, ahead of {network}.{place}"
                 yield Case("imprint, inside", where, _planted(inner, network, images))
+
+
+def _blank_rows(images: Images) -> Iterator[Case]:
+    """Yield imprints of zero rows, which an imprint has where clients train, and LOKI's."""
+    for bins, kind in product((50, 200, 1000), ("cumulative", "sparse")):
+        server = ImprintServer(
+            bins=bins, kind="sparse" if kind == "sparse" else "cumulative", zero_rows=True
+        )
+        yield Case("imprint of zero rows", f"{kind}, {bins}", _planted(server, "LeNet", images))
+        for network, place in _MIDDLE:
+            inner = _planted(replace(server, place=place), network, images)
+            where = f"{kind}, {bins} bins, ahead of {network}.{place}"
+            yield Case("imprint of zero rows", where, inner)
+    for bins, clients in product((50, 200), (2, 12)):
+        loki = LokiServer(bins=bins)
+        stream = torch.Generator().manual_seed(1)
+        base, awaited = honest("CPLCNN", images), Awaited(images=16 * clients, clients=clients)
+        sent_out = loki.plant(base, images.spec, images.inputs, stream, awaited)
+        name = f"columns of {clients} clients, {bins} bins"
+        yield Case("LOKI, columns", name, sent_out.sent(1))
 
 
 def _several_queries(images: Images) -> Iterator[Case]:
@@ -153,7 +174,9 @@ def _one_client(images: Images) -> Iterator[Case]:
         network = _NETWORKS["LeNet"].build(images.spec, stream)
         behind = (nn.ReLU(), back, nn.Unflatten(1, (channels, *sides)), network)
         name = f"one of {clients} clients, {bins} bins"
-        yield Case("LOKI", name, sent(nn.Sequential(kernels, nn.Flatten(), reading, *behind)))
+        yield Case(
+            "LOKI, kernels", name, sent(nn.Sequential(kernels, nn.Flatten(), reading, *behind))
+        )
 
 
 def _among_honest_rows() -> Iterator[Case]:

@@ -72,7 +72,7 @@ class Received:
         cls, state: Mapping[str, Tensor], input_shape: tuple[int, ...] | None = None
     ) -> Received:
         """Return what a file of weights holds; buffers are known by their names."""
-        buffers = {n: t for n, t in state.items() if not t.is_floating_point() or _is_statistic(n)}
+        buffers = {n: t for n, t in state.items() if not t.is_floating_point() or is_statistic(n)}
         parameters = {n: t for n, t in state.items() if n not in buffers}
         return cls(parameters, buffers, None, input_shape, in_order=False)
 
@@ -104,5 +104,6 @@ class Received:
         return None
 
 
-def _is_statistic(name: str) -> bool:
+def is_statistic(name: str) -> bool:
+    """Tell BatchNorm's statistics by their name."""
     return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")

@@ -207,12 +207,13 @@ def _cluster(level: float, inputs: int, along: Tensor, thresholds: Tensor | None
         share=share,
         thresholds=len(torch.unique(thresholds)),
         spread=float(quartiles.diff()) / 1.349,
-        regularity=_regularity(thresholds),
+        regularity=regularity(thresholds),
         order=_order(thresholds),
     )
 
 
-def _regularity(thresholds: Tensor) -> float:
+def regularity(thresholds: Tensor) -> float:
+    """Return the mean ratio of neighbouring gaps, see `Cluster.regularity`; NaN of fewer than 2."""
     gaps = torch.unique(thresholds.double()).diff()
     if len(gaps) < 2:
         return math.nan
