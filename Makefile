@@ -18,7 +18,7 @@ ARGS ?=
 PYTHON ?=
 TORCH_INDEX ?=
 
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint bench malicious clean
 
 help:  ## Explain every target
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 } \
@@ -38,6 +38,9 @@ lint: $(VENV)/.ready-dev  ## Check style, format and types
 bench: $(VENV)/.ready  ## Measure the engine: beside a plain loop and, where installed, breaching
 	$(BIN)/python -m medpfl.bench $(ARGS)
 
+malicious: $(VENV)/.ready  ## An imprint's share of images, beside what is expected and breaching's
+	$(BIN)/python -m medpfl.bench malicious $(ARGS)
+
 clean:  ## Remove .venv and caches; what runs have left in outputs stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find conf medpfl tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -53,7 +56,7 @@ FIGURES := figure3 figure4 figure5 figure6
 SWEEP = $(BIN)/medpfl --config-name=paper/$@ budget=$(budget) \
   $(if $(n_images),n_images=$(n_images)) $(ARGS)
 
-.PHONY: table1 table2 table3 frontier mitigation figures pairs paper $(FIGURES)
+.PHONY: table1 table2 table3 frontier mitigation mic figures pairs paper $(FIGURES)
 
 table1: $(VENV)/.ready  ## Table I: CPL on three datasets, and what the class shares predict
 	$(SWEEP)
@@ -68,6 +71,9 @@ frontier: $(VENV)/.ready  ## What each defense costs, and what it stops
 	$(SWEEP)
 
 mitigation: $(VENV)/.ready  ## The same for the mitigations of arXiv 2409.18907
+	$(SWEEP)
+
+mic: $(VENV)/.ready  ## A malicious server on 2D and 3D images: reported, as counted there, and honestly
 	$(SWEEP)
 
 figures: $(FIGURES)  ## Figures 3 to 6: how reconstructions come about, and under noise

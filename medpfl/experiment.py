@@ -27,6 +27,8 @@ from medpfl.defenses.configured import defenses_at
 from medpfl.device import pick_device
 from medpfl.errors import FAULTS, ConfigurationError, DataError, MedpflError
 from medpfl.federated import Capturing, Federation, Simulated, Simulation
+from medpfl.federated.malicious import HonestServer, Server
+from medpfl.federated.malicious.agreement import check_captured, check_server
 from medpfl.federated.repeated import check_repeated
 from medpfl.federated.secure import settled
 from medpfl.metrics import Scorer
@@ -53,6 +55,7 @@ _SLOTS: Mapping[str, Any] = {
     "metrics": Scorer,
     "attack": Attack,
     "bounds": Bounding,
+    "server": Server,
 }
 _PLAIN: Mapping[str, Any] = {"n_images": int | None, "seed": Seed, "profile": bool}
 _KEYS = (*_SLOTS, "source", "defense", "noise", *_PLAIN, "device")
@@ -108,6 +111,8 @@ def build(config: DictConfig) -> Experiment:
     threat, attack = _part(config, "threat"), _part(config, "attack")
     threat.require(attack.requires, who=f"attack={attack.name}")
     scorer, origin = _part(config, "metrics"), _origin(config)
+    if isinstance(origin, FileSource):
+        check_captured(attack)
     data, source = (
         _from_files(origin.open(threat, device), attack)
         if isinstance(origin, FileSource)
@@ -144,6 +149,8 @@ def _simulated(
     federation, factory = _part(config, "federation"), _part(config, "model")
     # Records of runs from before there were rounds have no such group.
     capturing = _part(config, "capture") if "capture" in config else Capturing()
+    server = _part(config, "server") if "server" in config else HonestServer()
+    check_server(server, threat, attack, capturing)
     data = _load(config, factory, federation)
     source = Simulation(
         data=data,
@@ -155,6 +162,7 @@ def _simulated(
         n_images=config.n_images,
         seed=config.seed,
         device=device,
+        server=server,
     )
     _check_updates(source, attack)
     return data, source
@@ -191,10 +199,8 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
     if isinstance(attack, Selective):
         names = [name for name, _ in trial.named_parameters()]
         captured = source.capturing.names_of(names)
-        known, summed = source.threat.known_training(federation.local), source.defense.aggregation
-        attack.check_update(
-            trial, known, federation.local.kind, captured, summed=summed is not None
-        )
+        known, summed = source.threat.known_training(federation.local), source.sees_sums
+        attack.check_update(trial, known, federation.local.kind, captured, summed=summed)
     if not source.plan:
         raise ConfigurationError(
             f"federation.batch_size={federation.batch_size}, but only {len(source.data.selected)} "
@@ -207,6 +213,9 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
     if largest != federation.batch_size:
         feasible.check_network(factory, spec.shape, largest)
         attack.check(trial, largest)
+    if not source.server.is_honest:
+        delta = federation.local.kind == "delta"
+        feasible.check_planted(source.rows_planted, source.server.size, delta=delta)
     if isinstance(attack, Particular):
         attack.check_data(spec, largest, source.device)
     try_network(
@@ -221,8 +230,7 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
 def _check_repeated(source: Simulation, attack: Attack, batch_size: int) -> None:
     """Refuse what no attacker can match over rounds."""
     federation = source.federation
-    summed = source.defense.aggregation is not None
-    check_repeated(source.plan, shared=federation.is_shared, summed=summed)
+    check_repeated(source.plan, shared=federation.is_shared, summed=source.sees_sums)
     if isinstance(attack, Joining):
         attack.check_rounds(source.threat.known_training(federation.local), batch_size)
 

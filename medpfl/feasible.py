@@ -70,6 +70,25 @@ def check_network(factory: object, shape: tuple[int, ...], batch_size: int) -> N
         )
 
 
+def check_planted(entries: int, setting: str, *, delta: bool) -> None:
+    """Refuse rows of a malicious server that do not fit beside their gradient.
+
+    Args:
+        entries: of the rows.
+        setting: that says how many rows there are.
+        delta: whether clients train: then their weights after training are there, too.
+
+    Raises:
+        ConfigurationError: names both amounts.
+    """
+    needed, there = 4 * entries * (3 if delta else 2), machine_memory()
+    if needed > there:
+        raise ConfigurationError(
+            f"{setting}: {entries:,} parameters are planted, which take {_gb(needed)} with their "
+            f"update, and this machine has {_gb(there)}. Lower {setting} or preprocess.size"
+        )
+
+
 def _activations(model: nn.Module, inputs: Tensor) -> int:
     """Return the number of entries that the layers put out."""
     entries = 0

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Why a row ended."""
+    """Why a row ended, or that an image has none."""
 
     CONVERGED = "converged"
     STALLED = "stalled"
@@ -15,6 +15,8 @@ class Status(StrEnum):
     NO_GRADIENT = "no_gradient"
     UNDETERMINED = "undetermined"
     """Converged, and yet the update leaves most of the image open."""
+    UNMATCHED = "unmatched"
+    """Of an image: fewer were handed in than are behind the update, and none was left for it."""
 
 
 class Grade(StrEnum):

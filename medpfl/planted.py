@@ -30,11 +30,18 @@ class Planted:
         biases: names of those that hold their biases, each `(k_j,)`.
         shape: of what a row looks at, D entries: `(C, *S)` of images in the client's input space,
             or of the features where the layer was put.
+        place: the module that the layer is ahead of; None: the whole network.
+        reach: what biases are multiplied by in the layer.
+        clients: that have columns and biases of their own: weights are `(k_j, clients D)` and
+            biases `(k_j, clients)` where there are several.
     """
 
     weights: tuple[str, ...]
     biases: tuple[str, ...]
     shape: tuple[int, ...]
+    place: str | None = None
+    reach: float = 1.0
+    clients: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medpfl.aggregates import Aggregate
 from medpfl.errors import ConfigurationError, MedpflError, ThreatModelError
+from medpfl.planted import Planted
 from medpfl.settings.hints import check_value
 from medpfl.settings.ranges import Range
 from medpfl.training import LocalTraining
@@ -43,29 +44,39 @@ class ThreatModel:
     normalisation). Everything else is a capability, granted by name.
 
     Args:
-        server: ``honest_but_curious``: follows the protocol, and looks.
+        server: ``honest_but_curious``: follows the protocol, and looks. ``malicious``: also changes
+            the model before clients get it, as the group ``server`` says.
         knows: capabilities granted, of `CAPABILITIES`.
         local_training: how much of the clients' local training is known, whatever `knows` says of
             it. ``full``: steps, batch size, learning rate and the order of the images;
             ``partial``: all but the order; ``none``. None leaves it to `knows`.
         aggregation: ``individual``: the server sees each client's own update. ``secure``: the mean
             over the clients of a round alone, and with `num_examples` how many images each has.
+            ``running``: the running update of the clients that the code of MIC makes, which is no
+            mean, see `medpfl.federated.running`; for a malicious server.
             None: as ``defense`` has it, which holds secure aggregation or does not.
         auxiliary_images: how many public images there are at most, where these are granted.
     """
 
-    server: Literal["honest_but_curious"] = "honest_but_curious"
+    server: Literal["honest_but_curious", "malicious"] = "honest_but_curious"
     knows: Sequence[str] = ()
     local_training: Literal["full", "partial", "none"] | None = None
-    aggregation: Literal["individual", "secure"] | None = None
+    aggregation: Literal["individual", "secure", "running"] | None = None
     auxiliary_images: AuxiliaryImages = 256
 
     def __post_init__(self) -> None:
-        if self.server != "honest_but_curious":
-            raise ConfigurationError(f"threat.server={self.server}: choose honest_but_curious")
-        if self.aggregation not in ("individual", "secure", None):
+        if self.server not in ("honest_but_curious", "malicious"):
             raise ConfigurationError(
-                f"threat.aggregation={self.aggregation}: choose individual, secure, or null"
+                f"threat.server={self.server}: choose honest_but_curious or malicious"
+            )
+        if self.aggregation not in ("individual", "secure", "running", None):
+            raise ConfigurationError(
+                f"threat.aggregation={self.aggregation}: choose individual, secure, running or null"
+            )
+        if self.aggregation == "running" and self.server != "malicious":
+            raise ConfigurationError(
+                "threat.aggregation=running is what the code of MIC makes of clients' updates, for "
+                f"a malicious server to read; with threat.server={self.server} choose secure"
             )
         if isinstance(self.knows, str):
             raise ConfigurationError(
@@ -112,7 +123,7 @@ class ThreatModel:
         Args:
             defense: what there is to know of it.
         """
-        if not defense or "defense" in self.granted or self.aggregation == "secure":
+        if not defense or "defense" in self.granted or self.aggregation in ("secure", "running"):
             return None
         knows = ",".join([*self.granted, "defense"])
         names = ", ".join(facts.name for facts in defense)
@@ -132,6 +143,7 @@ class ThreatModel:
         defense: Sequence[DefenseFacts] | None = (),
         auxiliary: Tensor | None = None,
         same_images: Sequence[Observation] = (),
+        planted: Planted | None = None,
     ) -> Observation:
         """Return what the attacker sees of an update: the granted part, nothing more.
 
@@ -144,6 +156,7 @@ class ThreatModel:
             defense: what there is to know of the client's defense; None where nobody knows.
             auxiliary: `(A, C, *S)` in [0, 1]: public images; None where there are none.
             same_images: what was seen of the same images before, first to last.
+            planted: what the server put into the model: its own secret, which it needs no grant of.
 
         Raises:
             MedpflError: the update is not one of the network that was sent.
@@ -171,6 +184,7 @@ class ThreatModel:
                 if "same_images" in self.granted
                 else None
             ),
+            planted=planted,
         )
 
     def _known_aggregate(self, aggregate: Aggregate | None) -> Aggregate | None:

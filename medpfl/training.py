@@ -184,7 +184,7 @@ class Trained:
     """What local training leaves.
 
     Args:
-        parameters: the weights after the last step.
+        parameters: the weights after the last step; empty where nobody wants them.
         moved: the mean of all steps, each divided by minus the learning rate: what the update says
             in the unit of a gradient. Of one SGD step, it is the gradient, to the bit.
     """
@@ -304,7 +304,13 @@ class UpdateMap:
             order: see `train`.
         """
         return self.train(
-            forward, parameters, inputs_norm, probabilities, gradient=gradient, order=order
+            forward,
+            parameters,
+            inputs_norm,
+            probabilities,
+            gradient=gradient,
+            order=order,
+            to_the_end=False,
         ).moved
 
     def train(
@@ -317,6 +323,7 @@ class UpdateMap:
         gradient: Gradient = mean_gradient,
         before_step: Callable[[Parameters, Tensor], None] | None = None,
         order: Tensor | None = None,
+        to_the_end: bool = True,
     ) -> Trained:
         """Train as a client does.
 
@@ -329,6 +336,8 @@ class UpdateMap:
             before_step: called with the weights and the images of every step.
             order: int64, all steps' images one after another, in place of those of `batches`,
                 whose sizes it keeps; a tensor, so that rows of one evaluation may differ.
+            to_the_end: whether the weights after the last step are wanted. Where not, they are not
+                made, and no parameters are returned: of one step, a copy of the network less.
         """
         taken = self._taken_by_steps(order)
         counts = [client.steps for client in self.clients] or [len(taken)]
@@ -337,17 +346,18 @@ class UpdateMap:
             weights = dict(parameters)
             direction = AdamDirection() if self.adam else MomentumDirection(self.momentum)
             moved: dict[str, Tensor] = {}
-            for batch in taken[first : first + count]:
+            for number, batch in enumerate(taken[first : first + count], start=1):
                 images, labels = (_taken(t, batch) for t in (inputs_norm, probabilities))
                 if before_step is not None and len(images):
                     before_step(weights, images)
                 step = direction(gradient(forward, weights, images, labels))
                 # As torch's optimisers have it, to the last bit.
-                weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
+                if to_the_end or number < count:
+                    weights = {n: torch.add(w, step[n], alpha=-self.lr) for n, w in weights.items()}
                 moved = {n: s if not moved else moved[n] + s for n, s in step.items()}
             if count > 1:
                 moved = {n: m / count for n, m in moved.items()}
-            trained.append(Trained(weights, moved))
+            trained.append(Trained(weights if to_the_end else {}, moved))
             first += count
         return self._mean(trained) if self.clients else trained[0]
 

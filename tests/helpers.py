@@ -31,6 +31,11 @@ from medpfl.types import (
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
+# Attacks that search, and those that read a malicious server's rows: see test_readout.
+READOUTS = ("imprint", "trap_weights", "mic")
+SEARCHES = sorted(
+    path.stem for path in (CONF / "attack").glob("[!_]*.yaml") if path.stem not in READOUTS
+)
 CPU = torch.device("cpu")
 
 FACTORIES: dict[str, NetworkFactory] = {

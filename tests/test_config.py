@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import CONF, config
+from helpers import CONF, SEARCHES, config
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -97,7 +97,7 @@ def test_every_target_is_a_documented_object_of_the_project(path):
     assert not documentation.startswith(f"{found.__name__}(")
 
 
-@pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "attack"])
+@pytest.mark.parametrize("name", SEARCHES)
 def test_an_attack_says_only_where_its_engine_differs(name):
     engine = OmegaConf.load(CONF / "attack/_engine.yaml").attack
     own = OmegaConf.load(CONF / f"attack/{name}.yaml").attack

@@ -11,7 +11,18 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import CONF, CPU, config, context, payload_of, seeded, sent, spec_of, victim_of
+from helpers import (
+    CONF,
+    CPU,
+    SEARCHES,
+    config,
+    context,
+    payload_of,
+    seeded,
+    sent,
+    spec_of,
+    victim_of,
+)
 from torch import Tensor, nn
 
 from medpfl.attacks import Attack
@@ -39,7 +50,7 @@ SHORTER = {
     "scale_free": ("attack.restarts=2",),
     "second_order": ("attack.restarts=2", "attack.polish.max_steps=1", "attack.polish.solver=cg"),
 }
-ATTACKS = sorted(path.stem for path in (CONF / "attack").glob("[!_]*.yaml"))
+ATTACKS = SEARCHES
 # Updates side by side are summed in another order, which float32 searches magnify.
 PRECISE = "attack.precision=float64"
 DEFENSES = sorted(path.stem for path in (CONF / "defense").glob("[!_]*.yaml"))

@@ -107,7 +107,7 @@ def test_one_good_reconstruction_counts_once():
 
 def test_matching_refuses_what_it_cannot_compare():
     with pytest.raises(ValueError, match="same shape"):
-        match(images(2, 1, 4, 4), images(3, 1, 4, 4))
+        match(images(2, 1, 4, 4), images(2, 1, 4, 5))
     with pytest.raises(ValueError, match="finite"):
         match(images(2, 1, 4, 4), images(2, 1, 4, 4) * math.nan)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from helpers import CONF, config
+from helpers import SEARCHES, config
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
@@ -103,7 +103,6 @@ SHORT = (
     "attack.optimizer.max_steps=1",
     "attack.trace_points=2",
 )
-ATTACKS = sorted(path.stem for path in (CONF / "attack").glob("[!_]*.yaml"))
 SMALL = {
     "gradinv": ("preprocess.size=32", "attack.restarts=1", "model=lenet"),
     "gradinv_trained": ("preprocess.size=32", "attack.restarts=1", "model.weights=null"),
@@ -112,6 +111,8 @@ SMALL = {
     "surrogate": ("preprocess.size=16", "federation=fedavg"),
 }
 FOLDER = ("dataset=folder", "dataset.root=pictures", "n_images=1")
+# A malicious server learns from public images.
+SEVERAL = ("preprocess.size=16", "dataset.per_class=8")
 # The options of the other groups, each with what it needs to make sense.
 OPTIONS = {
     "dataset": {
@@ -129,6 +130,10 @@ OPTIONS = {
         "several": ("federation.batch_size=2", "n_images=2"),
     },
     "threat": {"labels": ("threat=honest_but_curious_labels",)},
+    "server": {
+        name: ("threat=malicious", f"server={name}", *SEVERAL)
+        for name in ("imprint", "trap_weights", "mic")
+    },
     "noise": {
         name: ("defense=perturbation", f"noise={name}")
         for name in ("laplace", "gaussian", "medpfl_level")
@@ -287,7 +292,7 @@ def faults(composed: DictConfig, wanted: list[Case], folder: Path) -> str:
 
 @pytest.mark.trial
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", SEARCHES)
 def test_every_setting_of_an_attack(attack: str, tmp_path: Path) -> None:
     composed = config(*short(f"attack={attack}", *SMALL.get(attack, ())))
     keys = list(places(composed)) if attack == "cpl" else list(places(composed.attack, "attack"))

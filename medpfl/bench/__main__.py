@@ -9,7 +9,17 @@ from types import ModuleType
 
 import torch
 
-from medpfl.bench import against_breaching, breaching_side, dpsgd, evaluation, gpu, loop, success
+from medpfl.bench import (
+    against_breaching,
+    breaching_side,
+    dpsgd,
+    evaluation,
+    gpu,
+    inspection,
+    loop,
+    malicious,
+    success,
+)
 from medpfl.bench.machine import show_note
 from medpfl.errors import MedpflError
 from medpfl.report.console import error
@@ -21,6 +31,8 @@ PARTS: dict[str, ModuleType] = {
     "success": success,
     "dpsgd": dpsgd,
     "gpu": gpu,
+    "malicious": malicious,
+    "inspection": inspection,
 }
 
 # Minutes on two cores: one image behind an update, and breaching's deep leakage as it ships.

@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def settings(name: str, *, budget: float = 1.0) -> Settings:
         ConfigurationError: breaching is not installed.
     """
     file, overrides = CONFIGURATIONS[name]
-    folder = Path(_breaching().__file__).parent / "config" / "attack"
+    folder = Path(library_of().__file__).parent / "config" / "attack"
     with initialize_config_dir(str(folder), version_base="1.3"):
         config = compose(file, overrides=list(overrides))
     config.optim.max_iterations = max(1, round(budget * config.optim.max_iterations))
@@ -95,7 +95,12 @@ def settings(name: str, *, budget: float = 1.0) -> Settings:
 
 
 def reconstruct(
-    observation: Observation, labels: Tensor, chosen: Settings, *, seed: int
+    observation: Observation,
+    labels: Tensor,
+    chosen: Settings,
+    *,
+    seed: int,
+    secrets: Mapping[str, Any] | None = None,
 ) -> Reconstruction:
     """Let breaching attack one update.
 
@@ -104,11 +109,12 @@ def reconstruct(
         labels: `(N,)` the true labels: given, unless the configuration optimises them.
         chosen: breaching's configuration.
         seed: the run's seed.
+        secrets: what breaching's malicious server keeps, of one.
 
     Raises:
         ConfigurationError: breaching is not installed.
     """
-    library = _breaching()
+    library = library_of()
     if observation.kind == "delta" and "features" in (chosen.config.regularization or {}):
         raise ConfigurationError(
             f"breaching's {chosen.name} reads features off the network, which it does not do where "
@@ -125,7 +131,7 @@ def reconstruct(
         warnings.simplefilter("ignore")
         torch.default_generator.manual_seed(stream.initial_seed())
         began = time.perf_counter()
-        found, _ = attacker.reconstruct([payload], [shared], server_secrets={}, dryrun=False)
+        found, _ = attacker.reconstruct([payload], [shared], server_secrets=dict(secrets or {}))
         seconds = time.perf_counter() - began
     return _reconstruction(observation, found["data"], found["labels"], seconds)
 
@@ -222,7 +228,12 @@ def _reconstruction(
     )
 
 
-def _breaching() -> Any:
+def library_of() -> Any:
+    """Import breaching, and keep its log and the warnings of its import to itself.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
     if not is_installed():
         raise ConfigurationError(HOW_TO_GET)
     with warnings.catch_warnings():

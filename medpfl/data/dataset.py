@@ -88,6 +88,7 @@ class LoadedData:
         images: the attacked split, all of it.
         train: the training split: for pretraining, statistics and the mean image.
         selected: indices into `images`: the attacked images, in order.
+        visited: those that the selection visits, whatever number of them is attacked.
         skipped: unreadable files that were left out.
         notes: lines for the user, such as the stride and why it was chosen.
         source: where the images come from.
@@ -104,6 +105,7 @@ class LoadedData:
     images: ImageSet
     train: ImageSet
     selected: tuple[int, ...]
+    visited: tuple[int, ...]
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     source: str

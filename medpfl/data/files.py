@@ -149,6 +149,7 @@ def load_files(
         images=images,
         train=training,
         selected=tuple(position[index] for index in selection.indices),
+        visited=tuple(position[index] for index in selection.visited),
         skipped=skipped,
         notes=(
             f"attacked: {selection.note}",

@@ -36,10 +36,12 @@ class Selection:
     Args:
         indices: into the split, ascending unless ids were listed.
         note: how they were chosen, one line for the user.
+        visited: all that the rule visits, those too that ``n_images`` has left out.
     """
 
     indices: tuple[int, ...]
     note: str
+    visited: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Selector:
         return Selection(
             indices=tuple(visited[i] for i in kept),
             note=f"every {_ordinal(stride)} of {len(readable)} images{thinned} ({reason})",
+            visited=tuple(visited),
         )
 
     def _stride(self, split_size: int) -> tuple[int, str]:
@@ -162,7 +165,8 @@ class Selector:
                 f"n_images is {n_images}, but dataset.select names {len(indices)} readable images; "
                 f"name more, or set n_images={len(indices)}"
             )
-        return Selection(tuple(indices[:n_images]), "the images that dataset.select names")
+        note = "the images that dataset.select names"
+        return Selection(tuple(indices[:n_images]), note, tuple(indices))
 
 
 def class_counts_note(labels: Sequence[int], classes: Sequence[str]) -> str:
@@ -181,7 +185,8 @@ def _random(readable: list[int], n_images: int | None, seed: int) -> Selection:
         )
     order = torch.randperm(len(readable), generator=generator(seed, "select"))
     indices = sorted(readable[i] for i in order[:count].tolist())
-    return Selection(tuple(indices), f"{count} of {len(readable)} images at random, seed {seed}")
+    note = f"{count} of {len(readable)} images at random, seed {seed}"
+    return Selection(tuple(indices), note, tuple(readable))
 
 
 def _remedy(visited: int, available: int, wanted: int) -> str:

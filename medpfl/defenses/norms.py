@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
+
+# Entries that are put into float64 together: a layer may have as many as fit into memory once.
+_AT_ONCE = 2**24
 
 
 def energy_of(tensors: Iterable[Tensor]) -> float:
     """Return the sum of the squares of all entries."""
-    return math.fsum(tensor.double().square().sum().item() for tensor in tensors)
+    return math.fsum(
+        part.double().square().sum().item()
+        for tensor in tensors
+        for part in torch.split(tensor.flatten(), _AT_ONCE)
+    )
 
 
 def norm_of(tensors: Mapping[str, Tensor]) -> float:

@@ -109,6 +109,7 @@ def probes(
     n_images: int | None,
     most: int,
     seen: int | None = None,
+    spare: Sequence[Sequence[str]] | None = None,
 ) -> tuple[Planned, ...]:
     """Plan updates of a few images of each captured client, the same ones in every round.
 
@@ -119,6 +120,8 @@ def probes(
         n_images: to attack, over all captures; None for `most` at most.
         most: where `n_images` is None.
         seen: clients of a round whose images count; None counts those of all captured ones.
+        spare: of each client all that the selection visits: what is taken from where too few of
+            `own` have fallen to it; None where there is no more.
 
     Raises:
         ConfigurationError: a client has too few images.
@@ -136,15 +139,19 @@ def probes(
     each = max(1, wanted // pairs)
     if n_images is None:
         each = max(1, min(each, *(len(own[c]) // batch_size for c in clients)))
+    needed = each * batch_size
+    if spare is not None:
+        both = zip(own, spare, strict=True)
+        own = [few if len(few) >= needed else more for few, more in both]
     for client in clients:
-        if len(own[client]) < each * batch_size:
+        if len(own[client]) < needed:
             raise ConfigurationError(
                 f"client {client} has {len(own[client])} images that dataset.select visits, and "
-                f"{each * batch_size} of its images are to be attacked in each captured round: "
+                f"{needed} of its images are to be attacked in each captured round: "
                 "lower n_images or federation.batch_size, visit more images with dataset.stride, "
                 "or leave the client out of capture.clients"
             )
-    chosen = {client: _spread(own[client], each * batch_size) for client in clients}
+    chosen = {client: _spread(own[client], needed) for client in clients}
     return tuple(
         Planned(
             capture_name(round_, client, batch if each > 1 else None),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
+from medpfl.defenses.norms import norm_of
 from medpfl.training import Gradient, LocalTraining, Parameters, UpdateMap, mean_gradient
 from medpfl.types import ClientUpdate, DataSpec, ServerPayload, Truth, UpdateFacts
 
@@ -72,6 +72,7 @@ class Client:
             *arguments,
             gradient=gradient,
             before_step=_Statistics(payload, buffers) if buffers else None,
+            to_the_end=training.kind == "delta",
         )
         undefended = beside and gradient is not mean_gradient
         plain = update_map(*arguments) if undefended else trained.moved
@@ -86,7 +87,7 @@ class Client:
             labels=truth.labels,
         )
         probability = logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
-        return update, UpdateFacts(_norm(plain), probability.cpu())
+        return update, UpdateFacts(norm_of(plain), probability.cpu())
 
 
 def _leaving(payload: ServerPayload) -> dict[str, Tensor] | None:
@@ -116,9 +117,3 @@ class _Statistics:
 def _difference(after: Parameters, before: Parameters) -> dict[str, Tensor]:
     """Return what moved, in the client's own precision: the weights' rounding is part of it."""
     return {name: tensor - before[name] for name, tensor in after.items()}
-
-
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    # float64: the squares of a float32 gradient of norm 1e-30 would underflow to a false zero
-    squares = [t.double().square().sum() for t in tensors.values()]
-    return float(torch.stack(squares).sum().sqrt())

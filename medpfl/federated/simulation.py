@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -18,9 +18,11 @@ from medpfl.federated.capturing import Capturing, each_its_own, probes, whole
 from medpfl.federated.client import Client
 from medpfl.federated.diary import Diary
 from medpfl.federated.evaluate import Utility, evaluate
+from medpfl.federated.malicious import Awaited, HonestServer, Planter, Planting, Server
 from medpfl.federated.partition import partition
 from medpfl.federated.public_images import public_images
 from medpfl.federated.repeated import Seen
+from medpfl.federated.running import RunningRounds
 from medpfl.federated.secure import SecureRounds, Summed, sums
 from medpfl.federated.sending import Sender, Sent
 from medpfl.federated.server import Federation, ModelFactory
@@ -51,6 +53,8 @@ class Simulation:
         n_images: to attack, over all captures; None for what the dataset selects.
         seed: the run's.
         device: where the clients compute.
+        server: what it does to the model before clients get it. In captured rounds they get what
+            it makes of the global model; training goes on with the global model itself.
     """
 
     data: LoadedData
@@ -62,6 +66,7 @@ class Simulation:
     n_images: int | None
     seed: int
     device: torch.device
+    server: Server = field(default_factory=HonestServer)
 
     @property
     def plan(self) -> tuple[Planned, ...]:
@@ -99,15 +104,19 @@ class Simulation:
         if size is None:
             planned = whole([[ids[i] for i in shard] for shard in self.shards], self.capturing)
         else:
-            selected = dict.fromkeys(self.data.selected)
             own = [set(shard) for shard in self.shards]
+            selected, visited = (
+                [[ids[i] for i in chosen if i in shard] for shard in own]
+                for chosen in (self.data.selected, self.data.visited)
+            )
             planned = probes(
-                [[ids[i] for i in selected if i in shard] for shard in own],
+                selected,
                 self.capturing,
                 batch_size=size,
                 n_images=self.n_images,
                 most=_MOST_IMAGES,
                 seen=seen,
+                spare=visited,
             )
         if seen is not None:
             return sums(planned, self._crew.survivors)
@@ -121,7 +130,7 @@ class Simulation:
         sizes = list(map(len, self.shards)) if f.is_shared else [f.batch_size or 1]
         in_round = f.clients_per_round or len(sizes)
         secure.check(f, self.capturing, sizes, in_round)
-        return in_round - secure.defense.leaving(in_round)
+        return in_round - secure.leaving(in_round)
 
     @cached_property
     def shards(self) -> tuple[tuple[int, ...], ...]:
@@ -135,9 +144,11 @@ class Simulation:
     def auxiliary(self) -> Tensor | None:
         """`(A, C, *S)` in [0, 1]: what the attacker has seen elsewhere; None where that is nothing.
 
-        One tensor for all captures: attackers learn from it once.
+        One tensor for all captures: attackers learn from it once. A malicious server that assumes
+        a law looks at none.
         """
-        if "auxiliary" not in self.threat.granted:
+        unread = not (self.server.is_honest or self.server.wants_public)
+        if "auxiliary" not in self.threat.granted or unread:
             return None
         attacked = {self._positions[name] for p in self.plan for name in p.image_ids}
         return public_images(self.data, sorted(attacked), self.threat.auxiliary_images)
@@ -176,15 +187,17 @@ class Simulation:
 
     def sample(self) -> Capture:
         """See `CaptureSource.sample`."""
-        alone = self._capture(self.plan[0], self.example(), {})
+        payload = self._payload(self.plan[0].capture_id)
+        alone = self._capture(self.plan[0], payload, {})
         if not self._remembers:
             return alone
         before = (alone.observation,) * (Seen(self.plan).most() - 1)
-        return self._capture(self.plan[0], self.example(), {}, before)
+        return self._capture(self.plan[0], payload, {}, before)
 
     def example(self) -> ServerPayload:
         """See `CaptureSource.example`."""
-        return self._payload(self.plan[0].capture_id)
+        first = self.plan[0]
+        return self._planted(first, self._payload(first.capture_id)).payload
 
     def _taking_part(self, planned: tuple[Planned, ...]) -> tuple[Planned, ...]:
         """Refuse updates that are never sent."""
@@ -211,7 +224,13 @@ class Simulation:
         )
 
     def _in_words(self) -> Iterator[str]:
-        f = self.federation
+        f, largest = self.federation, max(self.plan, key=lambda planned: planned.images)
+        told = self.server.describe(self._awaited(largest))
+        if told is not None:
+            added = self.rows_planted
+            yield f"server {told}. Adds {added:,} parameters, {4 * added / 1e6:,.1f} MB each way"
+            first = self.plan[0]
+            yield from self._planted(first, self._payload(first.capture_id)).measured
         if f.is_shared:
             sizes = sorted(map(len, self.shards))
             images = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
@@ -244,7 +263,8 @@ class Simulation:
             states: filled with what clients keep, as it is whenever a model is yielded.
         """
         states = {} if states is None else states
-        rounds, payload, first = self._rounds, self.example(), 0
+        rounds, first = self._rounds, 0
+        payload = self._payload(self.plan[0].capture_id)
         if diary is not None:
             known = diary.latest(min((p.round for p in left), default=rounds.count))
             if known is not None:
@@ -291,11 +311,13 @@ class Simulation:
         What a defense keeps belongs to the client, not to the images of one update: a probe adds
         what the client has kept of the rounds before, and leaves it as it is.
         """
+        planting = self._planted(planned, payload)
+        payload = planting.payload
         if self._secure is None:
             sent = self._sent(planned, payload, states)
             update, facts = sent.update, sent.facts
         else:
-            summed = self._summed(self._secure, planned, payload, states)
+            summed = self._summed(self._secure, planned, planting, states)
             update, facts = summed.update, summed.facts
         of_defense = self.account.defense.facts()
         observation = self.threat.observe(
@@ -307,6 +329,7 @@ class Simulation:
             defense=of_defense,
             auxiliary=self.auxiliary,
             same_images=before,
+            planted=planting.secret,
         )
         return Capture(
             observation,
@@ -324,10 +347,15 @@ class Simulation:
         return self._sender.send(planned.capture_id, self.truth(planned), payload, kept)
 
     def _summed(
-        self, secure: SecureRounds, planned: Planned, payload: ServerPayload, states: ClientStates
+        self,
+        secure: SecureRounds | RunningRounds,
+        planned: Planned,
+        planting: Planting,
+        states: ClientStates,
     ) -> Summed:
         """Return the sum of what the members of a planned one send, by the protocol."""
         members = {m.client: m for m in planned.members if m.client is not None}
+        places = {client: place for place, client in enumerate(members)}
         size = self.federation.batch_size
         return secure.add_up(
             planned.capture_id,
@@ -336,9 +364,37 @@ class Simulation:
                 for client in self._rounds.participants(planned.round)
             },
             members,
-            lambda client: self._sent(members[client], payload, states),
-            payload.parameters,
+            lambda client: self._sent(members[client], planting.sent(places[client]), states),
+            planting.payload.parameters,
         )
+
+    @property
+    def sees_sums(self) -> bool:
+        """Whether what is captured is of several clients at once."""
+        return self._secure is not None
+
+    @property
+    def rows_planted(self) -> int:
+        """Parameters that the server adds to the model of a client, at most."""
+        largest = max(self.plan, key=lambda planned: len(planned.members))
+        payload = self._payload(self.plan[0].capture_id)
+        return self.server.entries(payload, self.data.spec, self._awaited(largest))
+
+    def _planted(self, planned: Planned, payload: ServerPayload) -> Planting:
+        """Return what the server makes of a global model before clients get it."""
+        return self._planter(payload, self._awaited(planned))
+
+    def _awaited(self, planned: Planned) -> Awaited:
+        """Return what the server knows of an update beforehand."""
+        return Awaited(
+            images=planned.images,
+            clients=max(1, len(planned.members)),
+            training=self.federation.local,
+        )
+
+    @cached_property
+    def _planter(self) -> Planter:
+        return Planter(self.server, self.data.spec, lambda: self.auxiliary, self.seed)
 
     @cached_property
     def _payload(self) -> Callable[[str], ServerPayload]:
@@ -371,7 +427,9 @@ class Simulation:
         )
 
     @cached_property
-    def _secure(self) -> SecureRounds | None:
+    def _secure(self) -> SecureRounds | RunningRounds | None:
+        if self.threat.aggregation == "running":
+            return RunningRounds()
         part = self.defense.aggregation
         return None if part is None else SecureRounds(defense=part, seed=self.seed)
 

@@ -84,6 +84,16 @@ def _lost(scores: Sequence[ImageScore]) -> str | None:
     )
 
 
+def _stood_in_for(scores: Sequence[ImageScore]) -> str | None:
+    count = sum(not s.matched for s in scores)
+    if not count:
+        return None
+    return (
+        f"fewer images were handed in than are behind the updates: {count} of {len(scores)} are "
+        "left without, and a black image stands in for theirs in the means"
+    )
+
+
 def _merely_below(scores: Sequence[ImageScore]) -> str | None:
     count = sum(s.grade == Grade.RECOGNISABLE and not s.success for s in scores)
     if not count:
@@ -145,6 +155,7 @@ _RULES: tuple[Rule, ...] = (
     _left_open,
     _at_rest,
     _lost,
+    _stood_in_for,
     _merely_below,
     _vanishing,
     _few_images,

@@ -96,7 +96,12 @@ def ranks_of(scores: Sequence[ImageScore]) -> list[Rank]:
     """Return the ranks in rows of ``metrics.csv`` of one run, of the images that have one."""
     behind = Counter(s.capture_id for s in scores)
     return [
-        Rank(s.identification_rank, int(s.identification_candidates), behind[s.capture_id])
+        Rank(
+            s.identification_rank,
+            int(s.identification_candidates),
+            # Read-outs may be more than the images, or fewer.
+            int(s.readout.get("readouts", behind[s.capture_id])),
+        )
         for s in scores
         if math.isfinite(s.identification_rank) and s.identification_candidates
     ]

@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 
 from medpfl.bounds.columns import BOUND_COLUMNS, UpdateBound
-from medpfl.image_score import DEFENSE_COLUMNS, ImageScore
+from medpfl.image_score import DEFENSE_COLUMNS, GROUPS, READOUT_COLUMNS, ImageScore
 from medpfl.metrics.grades import Grading
 from medpfl.metrics.image_quality import psnr_db_of, ssim_per_image
 from medpfl.metrics.line_up import Likeness
-from medpfl.metrics.matching import match
+from medpfl.metrics.matching import UNMATCHED, match
 from medpfl.metrics.measures.base import Measure, compare
 from medpfl.metrics.measures.columns import check_names, columns_of
 from medpfl.metrics.measures.own import OwnMeasure
 from medpfl.metrics.measures.plain import EVERY_RUN
+from medpfl.metrics.measures.slices import OF_VOLUMES
 from medpfl.metrics.protocols import ALL_PROTOCOLS, OracleChoice, PaperProtocol, paper_defense
-from medpfl.metrics.signs import Signs, signs_of
-from medpfl.outcomes import Status
+from medpfl.metrics.readout import is_readout, quality_columns, readout_columns
+from medpfl.metrics.signs import NO_SIGNS, Signs, signs_of
+from medpfl.outcomes import Grade, Status
 from medpfl.seeding import generator
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range
@@ -40,7 +42,8 @@ class Judgement:
     """How a reconstruction compares with the truth.
 
     Args:
-        order: `(N,)` int64: entry n is the reconstruction that goes with original n.
+        order: `(N,)` int64: entry n is the reconstruction that goes with original n, or
+            `UNMATCHED`.
         scores: a row of ``metrics.csv`` for each original, in their order.
         ssim_trace: `(T,)` mean SSIM at the steps of the reconstruction's trace, or None.
         left: `(N, C, *S)`: what the update leaves open of each pixel, see `UpdateBound`, or None.
@@ -66,7 +69,8 @@ class Scorer:
     """Score reconstructions against the truth, beside two guesses that need no attack.
 
     Every published SSIM is computed in every run, each in its own column, and so is every measure
-    of `measures`; success is decided by the SSIM on [0, 1] alone.
+    of `measures`, and that of slices where images are volumes; success is decided by the SSIM on
+    [0, 1] alone, of a whole volume.
 
     Args:
         threshold: the SSIM from which an image counts as reconstructed, in (-1, 1].
@@ -87,7 +91,8 @@ class Scorer:
             self.measures or {},
             taken=(
                 *(*ImageScore.fixed_columns(), *DEFENSE_COLUMNS, *BOUND_COLUMNS),
-                *("measures", "defense", "bounds"),
+                *(*READOUT_COLUMNS, *GROUPS),
+                *(column for name in OF_VOLUMES for column in columns_of(name)),
             ),
         )
 
@@ -106,6 +111,10 @@ class Scorer:
         given = (self.measures or {}).items()
         return {n: OwnMeasure(name=n, measure=m) for n, m in given if m is not None}
 
+    def _added(self, spec: DataSpec) -> dict[str, Measure]:
+        """Return the measures beside those of every run: those of volumes, and one's own."""
+        return {**(OF_VOLUMES if len(spec.shape) == 4 else {}), **self._own}
+
     def judge(
         self,
         capture: Capture,
@@ -117,7 +126,9 @@ class Scorer:
         """Match reconstructions to the truth once, one to one, and score every pair.
 
         Inferred labels follow the matched image, and each row carries an equal share of the
-        seconds. Where nobody knows the truth, what is left are the signs of `medpfl.metrics.signs`.
+        seconds. Where fewer were handed in than there are originals, the others have rows, too: a
+        black image stands in for theirs, which is no success, whatever its scores. Where nobody
+        knows the truth, what is left are the signs of `medpfl.metrics.signs`.
 
         Args:
             capture: the truth, and what the client's side knows.
@@ -135,35 +146,35 @@ class Scorer:
         trace = reconstruction.trace
         oracle = paper_defense(truth.inputs, trace)
         order = match(truth.inputs, reconstruction.inputs)
-        originals, guesses = (x.detach().cpu() for x in (truth.inputs, reconstruction.inputs))
-        signs = signs_of(reconstruction)
-        pairs = [
-            _Pair(n, m, originals[n], guesses[m], signs[m]) for n, m in enumerate(order.tolist())
-        ]
+        pairs = _pairs(truth, reconstruction, order)
         mean_image = mean_image.detach().cpu()
         rows = (
             self._row(capture, truth, facts, reconstruction, pair, mean_image, oracle[pair.n])
             for pair in pairs
         )
+        readouts = readout_columns(capture, truth, reconstruction, order)
         informed = reconstruction.status != Status.NO_GRADIENT
         scores = tuple(
-            _graded(row, pair, mean_image, grading, informed=informed, rank_by=self.rank_by)
-            for row, pair in zip(rows, pairs, strict=True)
+            replace(
+                _graded(row, pair, mean_image, grading, informed=informed, rank_by=self.rank_by),
+                readout=readout,
+            )
+            for row, pair, readout in zip(rows, pairs, readouts, strict=True)
         )
         ssim_trace = None if trace is None else ssim_over_steps(truth, trace, order)
         return Judgement(order=order, scores=scores, ssim_trace=ssim_trace)
 
     def _unjudged(self, capture: Capture, reconstruction: Reconstruction) -> Judgement:
         """Return rows that hold what is known without the truth: how the attack ended."""
+        check_handed_in(reconstruction)
         count, facts = len(reconstruction.inputs), capture.facts
-        if len(reconstruction.labels) != count:
-            raise ValueError(
-                f"reconstruction.labels holds {len(reconstruction.labels)} images; "
-                f"reconstruction.inputs {count}"
-            )
         unknown: dict[str, Any] = dict.fromkeys(_OF_THE_TRUTH, math.nan)
-        own = [column for name in self._own for column in columns_of(name)]
-        signs = signs_of(reconstruction)
+        added = self._added(capture.observation.spec)
+        own = [column for name in added for column in columns_of(name)]
+        signs = signs_of(reconstruction) or (NO_SIGNS,)
+        # A row all the same, where nothing was handed in for images that nobody knows.
+        order = list(range(count)) or [UNMATCHED]
+        readout = is_readout(reconstruction, capture.observation.num_examples or count)
         scores = tuple(
             ImageScore(
                 capture_id=capture.capture_id,
@@ -171,20 +182,21 @@ class Scorer:
                 client=capture.client,
                 image_id=f"{capture.capture_id}/image-{n}",
                 label=None,
-                label_inferred=int(reconstruction.labels[n]),
+                label_inferred=None if m == UNMATCHED else int(reconstruction.labels[m]),
                 success=False,
                 gradient_norm=math.nan if facts is None else float(facts.gradient_norm),
                 noise_scale=None if facts is None else facts.noise_scale,
                 snr_db=None if facts is None else facts.snr_db,
                 defense={} if facts is None else facts.defense,
                 measures=dict.fromkeys(own, math.nan),
-                **_of_the_attack(reconstruction, count),
+                readout=quality_columns(reconstruction, m) if readout else {},
+                **_of_the_attack(reconstruction, len(order), matched=m != UNMATCHED),
                 **asdict(signs[n]),
                 **unknown,
             )
-            for n in range(count)
+            for n, m in enumerate(order)
         )
-        return Judgement(order=torch.arange(count), scores=scores)
+        return Judgement(order=torch.tensor(order), scores=scores)
 
     def _row(
         self,
@@ -206,9 +218,9 @@ class Scorer:
             client=capture.client,
             image_id=truth.ids[pair.n],
             label=int(truth.labels[pair.n]),
-            label_inferred=int(reconstruction.labels[pair.m]),
+            label_inferred=int(reconstruction.labels[pair.m]) if pair.matched else None,
             psnr_db=psnr_db_of(found["mse"]),
-            success=found["ssim"] >= self.threshold,
+            success=pair.matched and found["ssim"] >= self.threshold,
             gradient_norm=float(facts.gradient_norm),
             true_probability=float(facts.true_probability[pair.n]),
             noise_scale=facts.noise_scale,
@@ -217,8 +229,8 @@ class Scorer:
             ssim_paper=math.nan if self.paper is None else self.paper(original, guess, spec),
             ssim_oracle=oracle.ssim,
             mse_oracle=oracle.mse,
-            measures=compare(self._own, *images),
-            **_of_the_attack(reconstruction, len(truth.ids)),
+            measures=compare(self._added(spec), *images),
+            **_of_the_attack(reconstruction, len(truth.ids), matched=pair.matched),
             **asdict(pair.signs),
             **found,
         )
@@ -228,7 +240,8 @@ class Scorer:
 class _Pair:
     """An original, number `n` of its update, and the reconstruction, number `m`, that shows it.
 
-    `signs` are what the reconstruction tells without the original.
+    `signs` are what the reconstruction tells without the original. Where `m` is `UNMATCHED`, the
+    guess is black.
     """
 
     n: int
@@ -236,6 +249,21 @@ class _Pair:
     original: Tensor
     guess: Tensor
     signs: Signs
+
+    @property
+    def matched(self) -> bool:
+        return self.m != UNMATCHED
+
+
+def _pairs(truth: Truth, reconstruction: Reconstruction, order: Tensor) -> list[_Pair]:
+    originals, guesses = (x.detach().cpu() for x in (truth.inputs, reconstruction.inputs))
+    signs = signs_of(reconstruction)
+    return [
+        _Pair(n, m, original, torch.zeros_like(original), NO_SIGNS)
+        if m == UNMATCHED
+        else _Pair(n, m, original, guesses[m], signs[m])
+        for n, (original, m) in enumerate(zip(originals, order.tolist(), strict=True))
+    ]
 
 
 def _in_decibels(columns: Mapping[str, float]) -> dict[str, float]:
@@ -245,14 +273,16 @@ def _in_decibels(columns: Mapping[str, float]) -> dict[str, float]:
     return {name: found[name] for name in BOUND_COLUMNS if name in found}
 
 
-def _of_the_attack(reconstruction: Reconstruction, count: int) -> dict[str, Any]:
+def _of_the_attack(
+    reconstruction: Reconstruction, count: int, *, matched: bool = True
+) -> dict[str, Any]:
     """Return the columns that the attack itself fills, for one of an update's images."""
     return {
         "objective": reconstruction.objective,
         "steps": reconstruction.steps,
         "evaluations": reconstruction.evaluations,
         "seconds": reconstruction.seconds / count,
-        "status": str(reconstruction.status),
+        "status": str(reconstruction.status if matched else Status.UNMATCHED),
         "closed_form": reconstruction.closed_form,
         "unknowns": reconstruction.unknowns,
         "determined": reconstruction.determined,
@@ -271,7 +301,9 @@ def _graded(
     if grading is None:
         return row
     grades = (
-        grading.grade(pair.original, pair.guess, informed=informed),
+        grading.grade(pair.original, pair.guess, informed=informed)
+        if pair.matched
+        else Grade.NOTHING,
         grading.grade(pair.original, mean_image),
     )
     own, guessed = ("" if grade is None else str(grade) for grade in grades)
@@ -303,7 +335,7 @@ def ssim_over_steps(truth: Truth, trace: Trace, order: Tensor) -> Tensor:
 
 
 def check_agreement(capture: Capture, reconstruction: Reconstruction) -> tuple[Truth, UpdateFacts]:
-    """Refuse parts that do not speak of the same N images."""
+    """Refuse parts that do not speak of the same N images, or of the same M reconstructions."""
     truth, facts = capture.truth, capture.facts
     if truth is None or facts is None:
         raise ValueError(f"{capture.capture_id} has no ground truth to be judged by")
@@ -311,11 +343,24 @@ def check_agreement(capture: Capture, reconstruction: Reconstruction) -> tuple[T
     lengths = {
         "truth.inputs": len(truth.inputs),
         "truth.labels": len(truth.labels),
-        "reconstruction.inputs": len(reconstruction.inputs),
-        "reconstruction.labels": len(reconstruction.labels),
         "facts.true_probability": len(facts.true_probability),
     }
+    if reconstruction.trace is not None:  # of a search, which hands in as many as there are
+        lengths["reconstruction.inputs"] = len(reconstruction.inputs)
+        lengths["reconstruction.trace"] = reconstruction.trace.inputs.shape[1]
     for name, length in lengths.items():
         if length != count:
             raise ValueError(f"{name} holds {length} images; the truth has {count} ids")
+    check_handed_in(reconstruction)
     return truth, facts
+
+
+def check_handed_in(reconstruction: Reconstruction) -> None:
+    """Refuse a reconstruction whose parts are of other numbers of images."""
+    count = len(reconstruction.inputs)
+    parts = {"labels": reconstruction.labels, **reconstruction.quality}
+    for name, values in parts.items():
+        if len(values) != count:
+            raise ValueError(
+                f"reconstruction.{name} holds {len(values)} images; reconstruction.inputs {count}"
+            )

@@ -36,6 +36,10 @@ class Signs:
     grain: float
 
 
+NO_SIGNS = Signs(unexplained=math.nan, agreement=math.nan, grain=math.nan)
+"""Of an image that was not handed in."""
+
+
 def signs_of(reconstruction: Reconstruction) -> tuple[Signs, ...]:
     """Return the signs of each image of a reconstruction, in their order.
 
@@ -73,5 +77,10 @@ def _agreements(images: Tensor, others: Tensor | None) -> list[float]:
     if others is None or min(images.shape[2:], default=0) < WINDOW:
         return [math.nan] * len(images)
     others = others.detach().cpu()
+    if others.shape != images.shape:
+        raise ValueError(
+            f"images {tuple(images.shape)} and those of another restart {tuple(others.shape)} must "
+            "have the same shape"
+        )
     partners = others[match(images, others)]
     return [ssim(image, partner) for image, partner in zip(images, partners, strict=True)]

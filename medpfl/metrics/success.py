@@ -16,6 +16,7 @@ from medpfl.metrics.grades import Grading
 from medpfl.metrics.identification import identification, ranks_of
 from medpfl.metrics.measures.means import MeasureMeans, means_of
 from medpfl.metrics.rates import is_zero_gradient, wilson
+from medpfl.metrics.recovery import ReadoutSummary, readouts_of
 from medpfl.outcomes import Grade, Status
 from medpfl.source import Described
 
@@ -132,6 +133,7 @@ class Summary:
         attack_psnr_db: the attack's mean squared error over the same images in decibels; not the
             mean of the images' own.
         bounds: what else bounds say, and why some are left out; None where none are asked for.
+        readout: what was read out of a malicious server's model; None of searches.
     """
 
     n: int
@@ -202,6 +204,7 @@ class Summary:
     bound_psnr_db: float | None = None
     attack_psnr_db: float | None = None
     bounds: BoundSummary | None = None
+    readout: ReadoutSummary | None = None
 
 
 def summarise(
@@ -272,6 +275,7 @@ def summarise(
             *_stopped(described),
         ],
         measures=means_of(scores),
+        readout=readouts_of(scores),
         **_grades(judged, grading),
         **_identification(judged),
         **_defense(scores, described),

@@ -11,6 +11,8 @@ from medpfl.report.diary import ROUNDS
 from medpfl.report.figures import GalleryItem, TraceCurve, gallery, traces
 from medpfl.report.leakage import FILE, leakage_by_round, leakage_table, norms_of, write_leakage
 from medpfl.report.record import RunRecord, VictimRecord
+from medpfl.report.recovery_figure import FILE as RECOVERY
+from medpfl.report.recovery_figure import recovery_figure, write_recovery
 from medpfl.report.rounds_figure import rounds_figure
 from medpfl.report.rounds_file import RoundScore, read_rounds
 from medpfl.report.run_folder import resume_command
@@ -25,7 +27,7 @@ def draw(record: RunRecord, experiment: Experiment) -> None:
             GalleryItem(
                 f"round {score.round}: {score.image_id}" if several else score.image_id,
                 original,
-                reconstruction,
+                reconstruction if score.matched else None,
                 score.ssim,
                 score.status,
                 score.grade,
@@ -50,6 +52,10 @@ def draw(record: RunRecord, experiment: Experiment) -> None:
         path = figures / "traces.png"
         traces(path, curves, title=title, synthetic=synthetic, threshold=threshold)
     _draw_rounds(record, title=title, synthetic=synthetic, threshold=threshold)
+    read_out = [score for score in record.scores if score.judged and score.readout]
+    if read_out:
+        write_recovery(record.folder, read_out)
+        recovery_figure(figures / "recovery.png", read_out, title=title, synthetic=synthetic)
 
 
 def _bounded(victim: VictimRecord) -> list[BoundedItem]:
@@ -62,7 +68,7 @@ def _bounded(victim: VictimRecord) -> list[BoundedItem]:
             score.image_id, original, reconstruction, left, score.mse, score.bounds["bound_mse"]
         )
         for original, reconstruction, left, score in parts
-        if "bound_mse" in score.bounds
+        if "bound_mse" in score.bounds and score.matched
     ]
 
 
@@ -110,7 +116,7 @@ def say_how_it_ended(record: RunRecord, experiment: Experiment, summary: Summary
         out.print(leakage_table(leakage_by_round(scores, rounds)))
         out.print()
     named = {"folder": record.folder, "table": record.folder / "metrics.csv"}
-    beside = (record.folder / name for name in (ROUNDS, FILE))
+    beside = (record.folder / name for name in (ROUNDS, FILE, RECOVERY))
     named |= {path.name: path for path in beside if path.exists()}
     figures = record.folder / "figures"
     named |= {f.stem: f for f in sorted(figures.glob("*.png"))}

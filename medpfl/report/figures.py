@@ -54,7 +54,7 @@ class GalleryItem:
     Args:
         image_id: its id in the metrics table.
         original: `(C, *S)` in [0, 1], or None where nobody knows it.
-        reconstruction: `(C, *S)` in [0, 1].
+        reconstruction: `(C, *S)` in [0, 1], or None where none was left for this image.
         ssim: SSIM between the two; NaN without an original.
         status: why the attack ended.
         grade: what the reconstruction shows; empty where it was not graded.
@@ -62,7 +62,7 @@ class GalleryItem:
 
     image_id: str
     original: Array | None
-    reconstruction: Array
+    reconstruction: Array | None
     ssim: float
     status: str
     grade: str = ""
@@ -109,7 +109,7 @@ def gallery(
     # At least two columns wide: room for the title over a single pair.
     columns = max(2, min(_PAIRS_PER_ROW, len(shown)))
     rows = math.ceil(len(shown) / columns)
-    slices = any(len(item.reconstruction.shape) > 3 for item in items)
+    slices = any(len(i.shape) > 3 for item in items for i in _images(item) if i is not None)
     caption = (
         f"Left: original, right: reconstruction{' (middle slices)' if slices else ''}.\n"
         f"{len(shown)} of {len(items)} images shown; {_counted(items, threshold)}."
@@ -211,7 +211,8 @@ def _draw_pair(
 ) -> None:
     cell = grid[index // grid.ncols, index % grid.ncols].subgridspec(1, 2, wspace=0.04)
     mark, word, colour = _verdict(item, threshold)
-    for half, image in enumerate((item.original, item.reconstruction)):
+    missing = any(image is None for image in _images(item))
+    for half, image in enumerate(_images(item)):
         axes = figure.add_subplot(cell[half])
         picture = np.ones((1, 1)) if image is None else as_picture(image)
         smooth = "nearest" if max(picture.shape) <= 128 else "antialiased"
@@ -225,7 +226,7 @@ def _draw_pair(
             ).set_parse_math(False)
             left = axes
     left.annotate(
-        f"{mark} {word}" if item.original is None else f"{mark} {word}SSIM {item.ssim:.3f}",
+        f"{mark} {word}" if missing else f"{mark} {word}SSIM {item.ssim:.3f}",
         (0, 1),
         (0, 2.5),
         xycoords="axes fraction",
@@ -237,10 +238,16 @@ def _draw_pair(
     )
 
 
+def _images(item: GalleryItem) -> tuple[Array | None, Array | None]:
+    return item.original, item.reconstruction
+
+
 def _verdict(item: GalleryItem, threshold: float) -> tuple[str, str, str]:
     """Return the mark, the word and the colour of an image."""
     if item.original is None:
         return _UNKNOWN, f"{how_it_ended(item.status)}", MUTED
+    if item.reconstruction is None:
+        return _MISSED, f"{how_it_ended(item.status)}", FAILURE
     if item.ssim >= threshold:
         return _SOLVED, f"{item.grade}, " if item.grade else "", SUCCESS
     if item.grade == Grade.RECOGNISABLE:

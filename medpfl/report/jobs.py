@@ -53,6 +53,8 @@ _SHAPE = {
     "summary": MAP,
     "summary.measures": NUMBER_MAPS,
     "summary.defense": MAP,
+    "summary.readout": MAP,
+    "summary.readout.recovered": NUMBER_MAPS,
     **{f"summary.{name}": NUMBER for name in _SHOWN_NUMBERS.split()},
 }
 
@@ -190,7 +192,20 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, object]:
     return {
         **{key: value for key, value in summary.items() if not isinstance(value, dict | list)},
         **{f"{name}_mean": value for name, value in means.items()},
+        **_of_readouts(summary.get("readout") or {}),
         **{f"{name}_{key}": value for name, means in own.items() for key, value in means.items()},
+    }
+
+
+def _of_readouts(readout: Mapping[str, Any]) -> dict[str, object]:
+    """Return a summary of read-outs as single values: ``readout_precision``, ``recovered_psnr_30``.
+
+    What is of the whole run, such as the number of images, stands beside it already.
+    """
+    recovered = readout.get("recovered") or {}
+    return {
+        **{f"readout_{k}": v for k, v in readout.items() if k != "n" and not isinstance(v, dict)},
+        **{f"recovered_{name}": shares.get("share") for name, shares in recovered.items()},
     }
 
 

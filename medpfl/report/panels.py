@@ -23,12 +23,14 @@ _LINE = 22
 _FONT_SIZE = 13
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
+_FRAME = (107, 107, 107)
 
 
 def draw_panels(original: Tensor | None, reconstruction: Tensor, score: ImageScore) -> Image.Image:
     """Draw an image beside its reconstruction and their absolute difference.
 
-    Where nobody knows the image, the reconstruction stands alone.
+    Where nobody knows the image, the reconstruction stands alone; where no reconstruction was left
+    for it, an empty frame takes its place.
 
     Pixels are enlarged without smoothing, all three on the scale [0, 1]; a volume shows its three
     middle slices. One and three channels are shown as grey and as colours, other numbers as their
@@ -42,11 +44,13 @@ def draw_panels(original: Tensor | None, reconstruction: Tensor, score: ImageSco
     Returns:
         An RGB picture.
     """
-    images = {"reconstruction": reconstruction}
+    panels = {"reconstruction": _panel(reconstruction)}
+    if not score.matched:
+        panels["reconstruction"] = _nothing(panels["reconstruction"].size)
     if original is not None:
-        difference = (original - reconstruction).abs()
-        images = {"original": original, **images, "|difference|": difference}
-    panels = {title: _panel(image) for title, image in images.items()}
+        panels = {"original": _panel(original), **panels}
+    if original is not None and score.matched:
+        panels["|difference|"] = _panel((original - reconstruction).abs())
     width, height = panels["reconstruction"].size
     size = (3 * width + 4 * _GAP, height + 2 * _LINE + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
@@ -70,6 +74,16 @@ def _panel(image: Tensor) -> Image.Image:
     )
 
 
+def _nothing(size: tuple[int, int]) -> Image.Image:
+    """Draw an empty frame that cannot be taken for a black image."""
+    frame = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(frame)
+    width, height = size
+    pen.rectangle((0, 0, width - 1, height - 1), outline=_FRAME)
+    pen.text((width // 2, height // 2), "none", fill=_FRAME, font=_font(), anchor="mm")
+    return frame
+
+
 def _pixels(image: Tensor) -> NDArray[np.uint8]:
     """Return `(C, H, W)`, or three slices of `(C, D, H, W)`, as `(H, W, 3)`."""
     if image.ndim == 4:
@@ -88,7 +102,9 @@ def _caption(score: ImageScore) -> str:
     words = [score.grade] if score.grade else []
     if not score.success:
         words.append(how_it_ended(score.status))
-    told = "   ".join([f"SSIM {score.ssim:.4f}", f"MSE {score.mse:.2e}", *words])
+    # The scores of a black image are not this one's.
+    numbers = [f"SSIM {score.ssim:.4f}", f"MSE {score.mse:.2e}"] if score.matched else []
+    told = "   ".join([*numbers, *words])
     return f"{told}   {score.image_id}"
 
 

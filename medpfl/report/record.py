@@ -22,13 +22,15 @@ from medpfl._atomic import (
 from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.data.volumes.nifti import write_nifti
 from medpfl.errors import MedpflError
-from medpfl.image_score import DEFENSE_COLUMNS, ImageScore
+from medpfl.image_score import DEFENSE_COLUMNS, READOUT_COLUMNS, ImageScore
 from medpfl.metrics.grades import Grading
+from medpfl.metrics.matching import UNMATCHED
 from medpfl.metrics.scoring import Judgement
 from medpfl.metrics.success import Summary, summarise
 from medpfl.report.panels import draw_panels
 from medpfl.report.run_file import RunFile, RunStatus
 from medpfl.report.run_folder import held, occupied, resume_command, unwritable
+from medpfl.report.slices import save_slices
 from medpfl.report.tables import csv_table
 from medpfl.report.victim_file import VictimRecord, load_victim, safe_name, save_victim
 from medpfl.source import Described, Planned
@@ -44,7 +46,7 @@ __all__ = [
 COLUMNS = ImageScore.fixed_columns()
 """The columns of ``metrics.csv``, in order; those of one's own measures follow."""
 
-_ARRAYS, _FIGURES = "reconstructions", "figures"
+ARRAYS, _FIGURES = "reconstructions", "figures"
 _SECONDS_BETWEEN_TABLES = 2.0
 _log = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ class RunRecord:
             record = cls(RunFile.of_old_run(folder / "run.json"))
             record._hold()
             record._make_folders()
-            for part in (folder, folder / _ARRAYS, folder / _FIGURES):
+            for part in (folder, folder / ARRAYS, folder / _FIGURES):
                 remove_temporaries(part)
             record._read_back()
         except ValueError as error:
@@ -182,7 +184,7 @@ class RunRecord:
         reconstruction: Reconstruction,
         judgement: Judgement,
     ) -> None:
-        """Put one finished update on disk: a PNG an image, NIfTI of volumes, then the arrays.
+        """Put one finished update on disk: a PNG an image, of volumes NIfTI and GIF, then arrays.
 
         Args:
             capture: with the images behind it.
@@ -267,11 +269,11 @@ class RunRecord:
             self._release = weakref.finalize(self, os.close, descriptor)
 
     def _make_folders(self) -> None:
-        for name in (_ARRAYS, _FIGURES):
+        for name in (ARRAYS, _FIGURES):
             make_private_folder(self.folder / name)
 
     def _read_back(self) -> None:
-        for path in sorted((self.folder / _ARRAYS).glob("*.npz")):
+        for path in sorted((self.folder / ARRAYS).glob("*.npz")):
             path.open("rb").close()  # one that is closed to us is not damaged
             try:
                 scores = load_victim(path).scores
@@ -287,7 +289,7 @@ class RunRecord:
         return self._planned.get(score.capture_id, len(self._planned))
 
     def _path(self, name: str, suffix: str) -> Path:
-        return self.folder / _ARRAYS / f"{safe_name(name)}{suffix}"
+        return self.folder / ARRAYS / f"{safe_name(name)}{suffix}"
 
     def _draw(self, capture_id: str, kept: VictimRecord) -> None:
         pairs = zip(kept.originals, kept.reconstruction, kept.scores, strict=True)
@@ -296,11 +298,15 @@ class RunRecord:
             sheet = draw_panels(original, reconstruction, score)
             with replacing(self._path(name, ".png")) as file:
                 sheet.save(file, format="PNG", compress_level=1)
+            if reconstruction.ndim == 4:
+                shown = reconstruction if score.matched else None
+                with replacing(self._path(name, ".gif")) as file:
+                    save_slices(file, original, shown)
 
     def _write_volumes(self, capture_id: str, kept: VictimRecord) -> None:
         """Write volumes whose place is known, so that a viewer lays one over the other."""
         for number, geometry in enumerate(kept.geometry):
-            if geometry is None:
+            if geometry is None or not kept.scores[number].matched:
                 continue
             name = f"{capture_id}/{kept.scores[number].image_id}"
             write_nifti(self._path(name, ".nii.gz"), kept.reconstruction[number], geometry)
@@ -310,8 +316,9 @@ class RunRecord:
         scores = self.scores
         defense = [n for n in DEFENSE_COLUMNS if any(n in score.defense for score in scores)]
         bounds = [n for n in BOUND_COLUMNS if any(n in score.bounds for score in scores)]
+        readout = [n for n in READOUT_COLUMNS if any(n in score.readout for score in scores)]
         measures = [name for score in scores for name in score.measures]
-        header = dict.fromkeys([*COLUMNS, *defense, *bounds, *measures])
+        header = dict.fromkeys([*COLUMNS, *defense, *bounds, *readout, *measures])
         rows = [[row.get(name, math.nan) for name in header] for row in (s.row() for s in scores)]
         with self.writing():
             write_text(self.folder / "metrics.csv", csv_table([*header], rows))
@@ -333,7 +340,10 @@ def _in_order(
 ) -> VictimRecord:
     """Put the reconstructions in the order of the originals, as the scores are."""
     order, trace, truth = judgement.order, reconstruction.trace, capture.truth
-    guesses = reconstruction.inputs.detach().cpu()[order]
+    handed_in = reconstruction.inputs.detach().cpu()
+    guesses = handed_in.new_zeros(len(order), *handed_in.shape[1:])
+    matched = order != UNMATCHED
+    guesses[matched] = handed_in[order[matched]]
     return VictimRecord(
         original=guesses[:0] if truth is None else truth.inputs.detach().cpu(),
         reconstruction=guesses,

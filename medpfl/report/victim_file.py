@@ -25,7 +25,7 @@ from medpfl._atomic import replacing
 from medpfl.bounds.columns import BOUND_COLUMNS
 from medpfl.errors import MedpflError
 from medpfl.geometry import Geometry
-from medpfl.image_score import DEFENSE_COLUMNS, ImageScore
+from medpfl.image_score import DEFENSE_COLUMNS, READOUT_COLUMNS, ImageScore
 from medpfl.types import Trace
 
 _CLEAN_PIECE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]|_(?!_))*")
@@ -60,7 +60,8 @@ class VictimRecord:
 
     Args:
         original: `(N, C, *S)` in [0, 1]; `(0, C, *S)` where nobody knows the images.
-        reconstruction: `(N, C, *S)` in [0, 1]; row n goes with original n.
+        reconstruction: `(N, C, *S)` in [0, 1]; row n goes with original n, and is black where no
+            reconstruction was left for it, as its score says.
         scores: N rows of ``metrics.csv``.
         trace: how the reconstruction came about, its images in the same order, or None.
         ssim_trace: `(T,)` mean SSIM at the trace's steps, or None.
@@ -214,10 +215,13 @@ def _score(row: dict[str, Any]) -> ImageScore:
         if not isinstance(value, wanted):
             raise ValueError(f"{name} is {value!r}")
     fixed = {name: found.pop(name) for name in ImageScore.fixed_columns() if name in found}
-    defense = {name: _told(name, found.pop(name)) for name in DEFENSE_COLUMNS if name in found}
-    bounds = {name: _told(name, found.pop(name)) for name in BOUND_COLUMNS if name in found}
+    groups = {"defense": DEFENSE_COLUMNS, "bounds": BOUND_COLUMNS, "readout": READOUT_COLUMNS}
+    told: dict[str, Any] = {
+        group: {name: _told(name, found.pop(name)) for name in columns if name in found}
+        for group, columns in groups.items()
+    }
     measures = {name: _measured(name, found[name]) for name in found}
-    return ImageScore(**fixed, defense=defense, bounds=bounds, measures=measures)
+    return ImageScore(**fixed, **told, measures=measures)
 
 
 def _measured(name: str, value: float | None) -> float:

@@ -13,6 +13,7 @@ _ENDS: Mapping[str, str] = {
     Status.NON_FINITE: "broke down",
     Status.NO_GRADIENT: "sent no gradient",
     Status.UNDETERMINED: "left open by the update",
+    Status.UNMATCHED: "left without a reconstruction",
 }
 
 

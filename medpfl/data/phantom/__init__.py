@@ -181,6 +181,7 @@ class Phantom:
             images=images,
             train=images,
             selected=selection.indices,
+            visited=selection.visited,
             skipped=(),
             notes=(
                 f"attacked: {selection.note}",

@@ -1,0 +1,49 @@
+"""Which read-outs are the same image: by some of their entries, so that no image need be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+# Entries of an image by which it is compared, drawn at random: of a root mean square over all of
+# them, the error is about a hundredth.
+_COMPARED = 4096
+
+
+def sketches_of(images: Iterable[Tensor], entries: int) -> Tensor:
+    """Return some entries of every image, `(M, S)` float32: the same ones of all.
+
+    Args:
+        images: M of D entries each; none is kept.
+        entries: D.
+    """
+    stream = torch.Generator().manual_seed(0)
+    taken = torch.randperm(entries, generator=stream)[:_COMPARED]
+    found = [image.flatten()[taken].float() for image in images]
+    return torch.stack(found) if found else torch.zeros(0, len(taken))
+
+
+def leaders_of(sketches: Tensor, tolerance: float, order: Iterable[int]) -> dict[int, list[int]]:
+    """Gather what differs by less than a tolerance around the first of its kind.
+
+    Args:
+        sketches: `(M, S)`.
+        tolerance: root mean square of a difference.
+        order: some of the M numbers: who comes first.
+
+    Returns:
+        Leaders in their order, each with its own: itself, and those nearest to it.
+    """
+    groups = dict[int, list[int]]()
+    kept = sketches.new_empty(sketches.shape)
+    for one in order:
+        apart = (kept[: len(groups)] - sketches[one]).square().mean(1)
+        nearest = int(apart.argmin()) if len(groups) else 0
+        if len(groups) and float(apart[nearest]) < tolerance**2:
+            groups[list(groups)[nearest]].append(one)
+        else:
+            kept[len(groups)] = sketches[one]
+            groups[one] = [one]
+    return groups

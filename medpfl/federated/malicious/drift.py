@@ -1,0 +1,72 @@
+"""How loud rows may be where clients train: so that what they learn does not move them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medpfl.federated.malicious.base import Awaited
+from medpfl.models.rows import features_at, loudness
+from medpfl.types import DataSpec, ServerPayload
+
+# Adam's steps are lr over this times the gradient where that is far smaller, as torch has it.
+_ADAM_EPS = 1e-8
+# How far a row's response may move over local training, of a bin's width.
+_DRIFT = 0.01
+_LOOKED_AT = 16
+
+
+def trains(awaited: Awaited) -> bool:
+    """Tell whether clients send differences of weights."""
+    return awaited.training.kind == "delta"
+
+
+def moves(awaited: Awaited) -> bool:
+    """Tell whether rows move while clients still compute with them: over several steps."""
+    return trains(awaited) and _steps(awaited) > 1
+
+
+def still_gain(
+    payload: ServerPayload,
+    spec: DataSpec,
+    awaited: Awaited,
+    public: Tensor | None,
+    *,
+    place: str | None,
+    bin_width: float,
+    rows: int,
+) -> float:
+    """Return the largest gain, at most 1, by which no row drifts by more than a hundredth of a bin.
+
+    A step moves the response of a row to an image x by the learning rate times a |x|^2, where
+    a = gain d / K is what an image passes back, and d how the loss changes with a number added to
+    all features.
+
+    Args:
+        payload: the network behind the rows.
+        spec: the kind of data.
+        awaited: how clients train.
+        public: `(A, C, *S)` in [0, 1]; None: noise stands for them.
+        place: where rows are.
+        bin_width: in units of a row's response.
+        rows: K.
+    """
+    images = public
+    if images is None:
+        images = torch.rand(_LOOKED_AT, *spec.shape, generator=torch.Generator().manual_seed(0))
+    inputs_norm = spec.normalise(images[:_LOOKED_AT])
+    size = features_at(payload, place, inputs_norm).flatten(1).double().square().sum(1).max()
+    loudest = loudness(payload, place, inputs_norm)
+    moved = _way(awaited) * loudest * (float(size) + 1) / rows
+    return min(1.0, _DRIFT * bin_width / max(moved, 1e-30))
+
+
+def _steps(awaited: Awaited) -> int:
+    return awaited.training.steps(-(-awaited.images // awaited.clients))
+
+
+def _way(awaited: Awaited) -> float:
+    """Return by how many gradients a weight moves at most."""
+    training = awaited.training
+    rate = training.lr / (_ADAM_EPS if training.optimizer == "adam" else 1 - training.momentum)
+    return rate * _steps(awaited)
