@@ -191,7 +191,7 @@ def whole_name(salt: bytes, text: str) -> str:
 def _whole(data: Dataset, name: str) -> int | None:
     """Return a whole number, or None where there is none: nothing but a hint depends on it."""
     try:
-        return int(data.get(name))  # type: ignore[arg-type]
+        return int(data.get(name))
     except (ValueError, TypeError):
         return None
 
