@@ -56,7 +56,7 @@ FIGURES := figure3 figure4 figure5 figure6
 SWEEP = $(BIN)/medpfl --config-name=paper/$@ budget=$(budget) \
   $(if $(n_images),n_images=$(n_images)) $(ARGS)
 
-.PHONY: table1 table2 table3 frontier mitigation figures pairs paper $(FIGURES)
+.PHONY: table1 table2 table3 frontier mitigation mic figures pairs paper $(FIGURES)
 
 table1: $(VENV)/.ready  ## Table I: CPL on three datasets, and what the class shares predict
 	$(SWEEP)
@@ -71,6 +71,9 @@ frontier: $(VENV)/.ready  ## What each defense costs, and what it stops
 	$(SWEEP)
 
 mitigation: $(VENV)/.ready  ## The same for the mitigations of arXiv 2409.18907
+	$(SWEEP)
+
+mic: $(VENV)/.ready  ## A malicious server on 2D and 3D images: reported, as counted there, and honestly
 	$(SWEEP)
 
 figures: $(FIGURES)  ## Figures 3 to 6: how reconstructions come about, and under noise

@@ -199,10 +199,8 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
     if isinstance(attack, Selective):
         names = [name for name, _ in trial.named_parameters()]
         captured = source.capturing.names_of(names)
-        known, summed = source.threat.known_training(federation.local), source.defense.aggregation
-        attack.check_update(
-            trial, known, federation.local.kind, captured, summed=summed is not None
-        )
+        known, summed = source.threat.known_training(federation.local), source.sees_sums
+        attack.check_update(trial, known, federation.local.kind, captured, summed=summed)
     if not source.plan:
         raise ConfigurationError(
             f"federation.batch_size={federation.batch_size}, but only {len(source.data.selected)} "
@@ -232,8 +230,7 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
 def _check_repeated(source: Simulation, attack: Attack, batch_size: int) -> None:
     """Refuse what no attacker can match over rounds."""
     federation = source.federation
-    summed = source.defense.aggregation is not None
-    check_repeated(source.plan, shared=federation.is_shared, summed=summed)
+    check_repeated(source.plan, shared=federation.is_shared, summed=source.sees_sums)
     if isinstance(attack, Joining):
         attack.check_rounds(source.threat.known_training(federation.local), batch_size)
 

@@ -52,6 +52,8 @@ class ThreatModel:
             ``partial``: all but the order; ``none``. None leaves it to `knows`.
         aggregation: ``individual``: the server sees each client's own update. ``secure``: the mean
             over the clients of a round alone, and with `num_examples` how many images each has.
+            ``running``: the running update of the clients that the code of MIC makes, which is no
+            mean, see `medpfl.federated.running`; for a malicious server.
             None: as ``defense`` has it, which holds secure aggregation or does not.
         auxiliary_images: how many public images there are at most, where these are granted.
     """
@@ -59,7 +61,7 @@ class ThreatModel:
     server: Literal["honest_but_curious", "malicious"] = "honest_but_curious"
     knows: Sequence[str] = ()
     local_training: Literal["full", "partial", "none"] | None = None
-    aggregation: Literal["individual", "secure"] | None = None
+    aggregation: Literal["individual", "secure", "running"] | None = None
     auxiliary_images: AuxiliaryImages = 256
 
     def __post_init__(self) -> None:
@@ -67,9 +69,14 @@ class ThreatModel:
             raise ConfigurationError(
                 f"threat.server={self.server}: choose honest_but_curious or malicious"
             )
-        if self.aggregation not in ("individual", "secure", None):
+        if self.aggregation not in ("individual", "secure", "running", None):
             raise ConfigurationError(
-                f"threat.aggregation={self.aggregation}: choose individual, secure, or null"
+                f"threat.aggregation={self.aggregation}: choose individual, secure, running or null"
+            )
+        if self.aggregation == "running" and self.server != "malicious":
+            raise ConfigurationError(
+                "threat.aggregation=running is what the code of MIC makes of clients' updates, for "
+                f"a malicious server to read; with threat.server={self.server} choose secure"
             )
         if isinstance(self.knows, str):
             raise ConfigurationError(
@@ -116,7 +123,7 @@ class ThreatModel:
         Args:
             defense: what there is to know of it.
         """
-        if not defense or "defense" in self.granted or self.aggregation == "secure":
+        if not defense or "defense" in self.granted or self.aggregation in ("secure", "running"):
             return None
         knows = ",".join([*self.granted, "defense"])
         names = ", ".join(facts.name for facts in defense)

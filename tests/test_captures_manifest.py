@@ -27,9 +27,9 @@ def capture(tmp_path: Path) -> Path:
     [
         (put("format", value="npz"), "not a capture"),
         (drop("format"), "not a capture"),
-        (put("version", value=4), "install a newer medpfl"),
-        (put("version", value="1"), "version must be a whole number from 1 to 3"),
-        (put("version", value=0), "version must be a whole number from 1 to 3"),
+        (put("version", value=5), "install a newer medpfl"),
+        (put("version", value="1"), "version must be a whole number from 1 to 4"),
+        (put("version", value=0), "version must be a whole number from 1 to 4"),
         (drop("kind"), '"kind" is missing'),
         (drop("data", "std"), 'data: "std" is missing'),
         (drop("files", "model"), 'files: "model" is missing'),

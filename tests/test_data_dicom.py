@@ -18,6 +18,7 @@ from medpfl.data import HospitalImages, Preprocess
 from medpfl.data.dicom.header import read_header
 from medpfl.data.dicom.pixels import read_frame
 from medpfl.data.dicom.series import read_series
+from medpfl.data.volumes.intensity import Window
 from medpfl.errors import ConfigurationError, DataError
 
 KEEP = Preprocess(size=12, channels=1, resize="keep")
@@ -58,6 +59,23 @@ def test_rescale_and_the_files_own_window_are_applied(tmp_path):
     np.testing.assert_allclose(other, np.clip((frame.values - 100) / 101 + 0.5, 0, 1), atol=1e-6)
     bent = grey(dicom(tmp_path / "d", stored, **{**exact, "VOILUTFunction": "SIGMOID"}))
     np.testing.assert_allclose(bent, 1 / (1 + np.exp(-4 * (frame.values - 100) / 101)), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["US", "OW"])
+def test_a_files_own_table_of_grey_levels_is_applied(tmp_path, kind):
+    stored = np.arange(144, dtype=np.uint16).reshape(12, 12)
+    table = Dataset()
+    table.LUTDescriptor = [100, 20, 12]  # of the values 20 to 119, in 12 bits
+    entries = (np.arange(100) * 41) ** 2 // 4095
+    told = entries.tolist() if kind == "US" else entries.astype("<u2").tobytes()
+    table.add_new(0x00283006, kind, told)
+    fields = {"RescaleSlope": 1, "RescaleIntercept": -5, "VOILUTSequence": [table]}
+    path = dicom(tmp_path / "a", stored, WindowCenter=9, WindowWidth=9, **fields)
+    wanted = entries[np.clip(stored.astype(int) - 5 - 20, 0, 99)] / 4095
+    np.testing.assert_allclose(grey(path), wanted, atol=1e-6)
+    # A window that is set wins.
+    linear = np.clip((stored - 5.0 - 40) / 50 + 0.5, 0, 1)
+    np.testing.assert_allclose(grey(path, window=Window(40, 50)), linear, atol=1e-6)
 
 
 def test_a_window_that_is_set_wins_and_needs_no_file_to_have_one(tmp_path):
@@ -264,6 +282,29 @@ def test_a_series_that_is_no_volume(tmp_path, fault, words):
     assert words in message
     assert "cannot read the image h" in message
     assert "dataset.on_error=skip" in message
+
+
+@pytest.mark.parametrize(
+    ("first", "fields", "words"),
+    [
+        (0, {}, ""),
+        (1, {"ImagesInAcquisition": 4}, ""),
+        (5, {}, "(its pictures are numbered from 5)"),
+        (1, {"ImagesInAcquisition": 9}, "(its headers tell of 9 pictures, and there are 4)"),
+        (None, {}, ""),
+    ],
+)
+def test_a_series_that_may_lack_its_ends_is_noted(tmp_path, first, fields, words):
+    for label in "ab":
+        series(tmp_path / f"r/{label}/scan", blob(4, 12, 12), number=f"P-{label}", **fields)
+    for number, path in enumerate(sorted((tmp_path / "r/a/scan").iterdir())):
+        data = pydicom.dcmread(path)
+        if first is not None:
+            data.InstanceNumber = first + number
+        data.save_as(path)
+    notes = "\n".join(load(tmp_path / "r", Preprocess(size=4, channels=1), reads="series").notes)
+    assert words in notes
+    assert ("may lack their first or last slices" in notes) == bool(words)
 
 
 def test_an_enhanced_file_is_a_volume_by_its_functional_groups(tmp_path):

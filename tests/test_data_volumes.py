@@ -16,6 +16,7 @@ from scans import blob, nifti, series
 
 from medpfl.data import HospitalImages, Preprocess
 from medpfl.data.volumes.grid import Grid, cut_or_pad, interpolation, resampled, with_spacing
+from medpfl.data.volumes.intensity import grey_levels
 from medpfl.data.volumes.nifti import read_nifti, write_nifti
 from medpfl.data.volumes.nrrd import read_nrrd
 from medpfl.errors import ConfigurationError, DataError
@@ -176,14 +177,24 @@ def test_the_geometry_travels_with_the_image(tmp_path):
     )
 
 
+def test_air_around_a_head_does_not_decide_what_is_white():
+    head = 100 + blob(12, 12, 12).astype(np.float32)
+    around = np.zeros((40, 40, 40), dtype=np.float32)  # 97 % of it is air
+    around[14:26, 14:26, 14:26] = head
+    shown = grey_levels(around, None)[14:26, 14:26, 14:26]
+    assert (shown == 1).mean() < 0.006
+    white = np.percentile(head, 99.5)
+    np.testing.assert_allclose(shown, np.clip(head / white, 0, 1), atol=1e-6)
+
+
 def test_patches_are_images_of_their_patient(tmp_path):
     for label in "abcd":
         nifti(tmp_path / f"r/{label < 'c'}/{label}.nii", blob(20, 21, 22, seed=ord(label)))
     data = load(tmp_path / "r", patches=3)
     assert len(data.images) == 12
     whole = read_nifti(tmp_path / "r/False/c.nii").values
-    levels = np.clip((whole - np.percentile(whole, 0.5)), 0, None)
-    levels = np.clip(levels / (np.percentile(whole, 99.5) - np.percentile(whole, 0.5)), 0, 1)
+    black, white = np.percentile(whole, 0.5), np.percentile(whole[whole > whole.mean()], 99.5)
+    levels = np.clip((whole - black) / (white - black), 0, 1)
     windows = np.lib.stride_tricks.sliding_window_view(levels, (12, 12, 12)).reshape(-1, 12, 12, 12)
     patch = data.images.load(0)[0].permute(2, 1, 0).numpy()
     assert np.isclose(windows, patch, atol=1e-5).all((1, 2, 3)).sum() == 1
@@ -285,6 +296,48 @@ def test_the_real_volumes_open_where_they_were(tmp_path):
         back = nibabel.load(tmp_path / "out.nii.gz")
         np.testing.assert_allclose(back.affine, source.affine, atol=1e-4)
         assert np.array_equal(np.asarray(back.dataobj), np.asarray(source.dataobj, np.float32))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    "name",
+    ["chest_ct/totalsegmentator_aorta_report_ct_cropped.nii.gz", "brain_mri/chris_PD.nii.gz"],
+)
+def test_64_voxels_a_side_of_real_volumes_lie_where_the_source_has_them(tmp_path, name):
+    source = nibabel.load(sample_images("volumes") / name)
+    grid = read_nifti(sample_images("volumes") / name)
+    grey = Grid(grey_levels(grid.values, None), grid.affine, grid.stored)
+    kept, resized = tmp_path / "kept.nii.gz", tmp_path / "resized.nii.gz"
+    for path, resize in ((kept, "keep"), (resized, "crop")):
+        preprocess = Preprocess(size=64, channels=1, resize=resize).over(3)
+        volume = preprocess.volume(grey)
+        write_nifti(path, preprocess.example(volume), volume.geometry)
+    for path in (kept, resized):
+        back = nibabel.load(path)
+        assert back.shape == (64, 64, 64)
+        assert aff2axcodes(back.affine) == aff2axcodes(source.affine)
+        # From places of one to places of the other: scaled and moved, never turned.
+        between = np.linalg.inv(source.affine) @ back.affine
+        scale = np.diag(between)[:3]
+        np.testing.assert_allclose(between[:3, :3], np.diag(scale), atol=1e-5)
+        spacing = nibabel.affines.voxel_sizes(back.affine)
+        assert path == kept or np.allclose(spacing, spacing[0], rtol=1e-4)
+        middle = between @ [31.5, 31.5, 31.5, 1]
+        np.testing.assert_allclose(
+            middle[:3], (np.array(source.shape[:3]) - 1) / 2, atol=1.01 * max(1, *scale)
+        )
+    # What was not resized are the source's own voxels, its affine moved by whole voxels.
+    back = nibabel.load(kept)
+    np.testing.assert_allclose(back.affine[:3, :3], source.affine[:3, :3], atol=1e-5)
+    first = np.round(np.linalg.inv(source.affine) @ back.affine[:, 3])[:3].astype(int)
+    target = tuple(
+        slice(max(0, -f), min(64, n - f)) for f, n in zip(first, source.shape, strict=False)
+    )
+    inside = tuple(slice(max(0, f), f + 64) for f in first)
+    stored = np.asarray(source.dataobj, np.float32).reshape(source.shape[:3])
+    np.testing.assert_allclose(
+        np.asarray(back.dataobj)[target], grey_levels(stored, None)[inside], atol=1e-6
+    )
 
 
 @pytest.mark.real_data

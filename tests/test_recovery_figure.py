@@ -44,7 +44,7 @@ def test_the_numbers_and_the_picture_are_private_files(scores, tmp_path):
     recovery_figure(tmp_path / "recovery.png", scores, title="imprint", synthetic=False)
     with (tmp_path / FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 81 + 81 + 101
+    assert len(rows) == 81 + 81 + 102
     (row,) = (r for r in rows if r["measure"] == "psnr_db" and r["threshold"] == "30")
     assert (row["n"], row["attack"], row["zeros"]) == ("4", "0.5", "0.0")
     with Image.open(tmp_path / "recovery.png") as picture:

@@ -152,7 +152,7 @@ def test_an_attack_that_needs_more_fails_before_any_compute():
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("server", "malicious"), ("aggregation", "shuffled"), ("knows", "labels")],
+    [("server", "sleepy"), ("aggregation", "shuffled"), ("knows", "labels")],
 )
 def test_settings_that_mean_nothing_yet_are_refused(setting, value):
     with pytest.raises(ConfigurationError, match=rf"threat\.{setting}={value}"):

@@ -113,7 +113,7 @@ def truth_in(manifest: Manifest, tensors: Mapping[str, Tensor], place: str) -> T
     check_labels(labels, spec, place)
     if manifest.labels is not None and tuple(labels.tolist()) != manifest.labels:
         raise DataError(f"{place}: labels are not those that the manifest states")
-    return Truth(inputs=inputs, labels=labels, ids=ids)
+    return Truth(inputs=inputs, labels=labels, ids=ids, geometry=manifest.geometry)
 
 
 def check_labels(labels: Tensor, spec: DataSpec, place: str) -> None:

@@ -14,6 +14,7 @@ from medpfl.captures.fields import Fields, is_text, is_whole, parsed
 from medpfl.captures.parts import MOST_IMAGES, SPEC, spec_in, training_in
 from medpfl.captures.sums import aggregate_in, check_aggregate, check_order, images_of
 from medpfl.captures.versions import FORMAT, VERSION, by_todays_names
+from medpfl.captures.voxels import Geometries, check_geometry, geometry_in, geometry_of
 from medpfl.errors import DataError
 from medpfl.training import LocalTraining
 from medpfl.types import DataSpec
@@ -96,6 +97,7 @@ class Manifest:
         medpfl: version of the program that wrote the capture.
         aggregate: of a mean over several clients, what it is made of; then `local_training` has no
             order. None of one client's update.
+        geometry: where the voxels of each image lie; empty where nobody says it.
     """
 
     round: int
@@ -115,6 +117,7 @@ class Manifest:
     framework: Framework | None = None
     medpfl: str = ""
     aggregate: Aggregate | None = None
+    geometry: Geometries = ()
 
     @property
     def known_examples(self) -> int | None:
@@ -149,6 +152,7 @@ class Manifest:
             "labels": self.labels,
             "defense": None if self.defense is None else asdict(self.defense),
             "truth_ids": self.truth_ids,
+            "geometry": geometry_of(self.geometry),
             "tensors": self.update_tensors,
             "files": {role: _as_dict(self.files.get(role)) for role in _ROLES},
         }
@@ -187,6 +191,7 @@ def parse_manifest(content: bytes, place: str) -> Manifest:
         framework=top.maybe("framework", lambda name: _framework(top, name)),
         medpfl=top.text("medpfl"),
         aggregate=top.maybe("aggregate", lambda name: aggregate_in(top, name)),
+        geometry=top.maybe("geometry", lambda name: geometry_in(top, name)) or (),
     )
     check_together(manifest, place)
     return manifest
@@ -227,6 +232,9 @@ def check_together(manifest: Manifest, place: str) -> None:
         raise DataError(
             f"{place}: truth_ids and files.truth go together: give both, or null for both"
         )
+    check_geometry(manifest.geometry, count, manifest.spec.shape, place)
+    if manifest.geometry and manifest.truth_ids is None:
+        raise DataError(f"{place}: geometry goes with the images: null where these are not known")
     if manifest.truth_ids is not None and len(set(manifest.truth_ids)) < len(manifest.truth_ids):
         raise DataError(f"{place}: truth_ids holds a name twice: each image has its own")
 

@@ -69,10 +69,11 @@ class FileSource:
     def _check_seen(self, found: tuple[CaptureFolder, ...], threat: ThreatModel) -> None:
         """Refuse captures of what the threat model says that nobody sees."""
         sums = [capture.manifest.aggregate is not None for capture in found]
-        odd = {"secure": sums.count(False), "individual": sums.count(True)}
+        alone, several = sums.count(False), sums.count(True)
+        odd = {"secure": alone, "running": alone, "individual": several}
         count = 0 if threat.aggregation is None else odd[threat.aggregation]
         if count:
-            what = "single clients' updates" if threat.aggregation == "secure" else "sums"
+            what = "sums" if threat.aggregation == "individual" else "single clients' updates"
             raise ConfigurationError(
                 f"threat.aggregation={threat.aggregation}, and {count} of the {len(found)} captures"
                 f" in source.path={self.path} are {what}: leave threat.aggregation out"

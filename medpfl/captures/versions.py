@@ -9,15 +9,17 @@ from medpfl.captures.fields import Fields, is_whole
 from medpfl.errors import DataError
 
 FORMAT = "medpfl-capture"
-VERSION = 3
+VERSION = 4
 
 _NAMES = (
     *("format", "version", "medpfl", "framework", "round", "client", "aggregate", "kind", "model"),
     *("batch_norm", "data", "local_training", "num_examples", "labels", "defense", "truth_ids"),
-    *("tensors", "files"),
+    *("geometry", "tensors", "files"),
 )
+# Before version 4, where the voxels of volumes lie was not said.
+_NAMES_OF_3 = tuple(name for name in _NAMES if name != "geometry")
 # Before version 3, every update was one client's.
-_NAMES_OF_2 = tuple(name for name in _NAMES if name != "aggregate")
+_NAMES_OF_2 = tuple(name for name in _NAMES_OF_3 if name != "aggregate")
 # Version 1 told in two values, `mode` and `buffers`, what `batch_norm` tells in one.
 _NAMES_OF_1 = (*(name for name in _NAMES_OF_2 if name != "batch_norm"), "mode", "buffers")
 
@@ -35,16 +37,18 @@ def by_todays_names(top: Fields) -> Fields:
     if top.values["version"] == VERSION:
         top.require(_NAMES)
         return top
+    if top.values["version"] == 3:
+        top.require(_NAMES_OF_3)
+        return replace(top, values={**top.values, "geometry": None})
+    unsaid = {"aggregate": None, "geometry": None}
     if top.values["version"] == 2:
         top.require(_NAMES_OF_2)
-        return replace(top, values={**top.values, "aggregate": None})
+        return replace(top, values={**top.values, **unsaid})
     top.require(_NAMES_OF_1)
     mode = top.choice("mode", ("train", "eval"))
     buffers = top.choice("buffers", ("private", "shared"))
     kept = {name: value for name, value in top.values.items() if name in _NAMES}
-    return replace(
-        top, values={**kept, "aggregate": None, "batch_norm": of_the_pair(mode, buffers)}
-    )
+    return replace(top, values={**kept, **unsaid, "batch_norm": of_the_pair(mode, buffers)})
 
 
 def _check_version(top: Fields) -> None:

@@ -147,6 +147,7 @@ class CaptureWriter:
             truth_ids=None if truth is None else truth.ids,
             framework=framework,
             aggregate=aggregate,
+            geometry=() if truth is None else truth.geometry,
         )
         text = _text(manifest, place)
         self._check(manifest, came, model, truth, place)

@@ -164,7 +164,11 @@ class HospitalImages:
                 spacing_mm=self.spacing_mm,
                 patches=None if self.patches is None else Patches(seed),
             ),
-            notes=(*self._faults_note(found, naming), cohort.note()),
+            notes=(
+                *self._faults_note(found, naming),
+                *self._doubts_note(found, naming),
+                cohort.note(),
+            ),
         )
 
     def _cohort(self, naming: Naming) -> tuple[tuple[str, ...], Found, Cohort]:
@@ -212,6 +216,14 @@ class HospitalImages:
         told = ", ".join(first_of(sorted(ids)))
         hint = naming.hint(self.root)
         return [f"left out, no header that can be read: {len(ids)} files: {told}{hint}"]
+
+    def _doubts_note(self, found: Found, naming: Naming) -> list[str]:
+        if not found.doubts:
+            return []
+        ids = naming.ids(list(found.doubts), folder=self.root, dataset=self.root)
+        told = [f"{name} ({why})" for name, why in zip(ids, found.doubts.values(), strict=True)]
+        listed = "; ".join(first_of(sorted(told)))
+        return [f"series that may lack their first or last slices: {len(ids)}: {listed}"]
 
 
 def _unreadable(found: Found, root: Path, hint: str) -> str:

@@ -16,7 +16,7 @@ from medpfl.data.cohort import Labelled, Scan
 from medpfl.data.decoding import called, decoding
 from medpfl.data.dicom.header import Header, hashed_words, may_be_dicom, read_header, whole_name
 from medpfl.data.dicom.pixels import read_frame
-from medpfl.data.dicom.series import read_series
+from medpfl.data.dicom.series import lacks_slices, read_series
 from medpfl.data.files import Example
 from medpfl.data.preprocess import Preprocess
 from medpfl.data.volumes import nifti, nrrd
@@ -60,12 +60,14 @@ class Found:
         sources: what each is read from, by its place.
         ignored: files that hold no image.
         faults: what is wrong with files that cannot be read, by the file.
+        doubts: why series may not be whole, by the folder.
     """
 
     scans: list[Scan] = field(default_factory=list)
     sources: dict[Path, Source] = field(default_factory=dict, repr=False)
     ignored: int = 0
     faults: dict[Path, str] = field(default_factory=dict, repr=False)
+    doubts: dict[Path, str] = field(default_factory=dict, repr=False)
 
     def add(self, place: Path, source: Source, of: Labelled, patient: str) -> None:
         """Add a scan."""
@@ -166,6 +168,9 @@ class Finder:
                     "folder: put each into a folder of its own"
                 )
                 continue
+            doubt = lacks_slices([other for _, other in members])
+            if doubt:
+                found.doubts[folder] = doubt
             paths = tuple(file.path for file, _ in members)
             self._add_volume(found, folder, "series", paths, first, header.patient)
 

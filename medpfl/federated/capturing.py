@@ -140,7 +140,7 @@ def probes(
     if n_images is None:
         each = max(1, min(each, *(len(own[c]) // batch_size for c in clients)))
     needed = each * batch_size
-    if n_images is not None and spare is not None:
+    if spare is not None:
         both = zip(own, spare, strict=True)
         own = [few if len(few) >= needed else more for few, more in both]
     for client in clients:

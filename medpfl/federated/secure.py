@@ -35,10 +35,10 @@ def settled(threat: ThreatModel, defense: Defenses) -> Defenses:
     Raises:
         ConfigurationError: they contradict each other.
     """
-    if defense.aggregation is not None and threat.aggregation == "individual":
+    if defense.aggregation is not None and threat.aggregation in ("individual", "running"):
         raise ConfigurationError(
-            "threat.aggregation=individual, and defense=secure_aggregation leaves the server "
-            "nothing but sums: leave threat.aggregation out, or the defense"
+            f"threat.aggregation={threat.aggregation}, and defense=secure_aggregation leaves the "
+            "server nothing but sums: leave threat.aggregation out, or the defense"
         )
     if defense.aggregation is not None or threat.aggregation != "secure":
         return defense
@@ -127,10 +127,14 @@ class SecureRounds:
             largest = [max(size, federation.batch_size) for size in largest]
         self.defense.check_clients(largest)
 
+    def leaving(self, clients: int) -> int:
+        """Return how many of a round's clients drop out."""
+        return self.defense.leaving(clients)
+
     def survivors(self, round_: int, clients: Sequence[int]) -> list[int]:
         """Return those of a round's clients who do not drop out."""
         stream = generator(self.seed, "dropouts", round_)
-        gone = self.defense.leaving(len(clients))
+        gone = self.leaving(len(clients))
         drawn = torch.randperm(len(clients), generator=stream)[gone:]
         return [clients[place] for place in sorted(drawn.tolist())]
 

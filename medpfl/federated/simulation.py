@@ -22,6 +22,7 @@ from medpfl.federated.malicious import Awaited, HonestServer, Planter, Planting,
 from medpfl.federated.partition import partition
 from medpfl.federated.public_images import public_images
 from medpfl.federated.repeated import Seen
+from medpfl.federated.running import RunningRounds
 from medpfl.federated.secure import SecureRounds, Summed, sums
 from medpfl.federated.sending import Sender, Sent
 from medpfl.federated.server import Federation, ModelFactory
@@ -129,7 +130,7 @@ class Simulation:
         sizes = list(map(len, self.shards)) if f.is_shared else [f.batch_size or 1]
         in_round = f.clients_per_round or len(sizes)
         secure.check(f, self.capturing, sizes, in_round)
-        return in_round - secure.defense.leaving(in_round)
+        return in_round - secure.leaving(in_round)
 
     @cached_property
     def shards(self) -> tuple[tuple[int, ...], ...]:
@@ -346,7 +347,11 @@ class Simulation:
         return self._sender.send(planned.capture_id, self.truth(planned), payload, kept)
 
     def _summed(
-        self, secure: SecureRounds, planned: Planned, planting: Planting, states: ClientStates
+        self,
+        secure: SecureRounds | RunningRounds,
+        planned: Planned,
+        planting: Planting,
+        states: ClientStates,
     ) -> Summed:
         """Return the sum of what the members of a planned one send, by the protocol."""
         members = {m.client: m for m in planned.members if m.client is not None}
@@ -362,6 +367,11 @@ class Simulation:
             lambda client: self._sent(members[client], planting.sent(places[client]), states),
             planting.payload.parameters,
         )
+
+    @property
+    def sees_sums(self) -> bool:
+        """Whether what is captured is of several clients at once."""
+        return self._secure is not None
 
     @property
     def rows_planted(self) -> int:
@@ -417,7 +427,9 @@ class Simulation:
         )
 
     @cached_property
-    def _secure(self) -> SecureRounds | None:
+    def _secure(self) -> SecureRounds | RunningRounds | None:
+        if self.threat.aggregation == "running":
+            return RunningRounds()
         part = self.defense.aggregation
         return None if part is None else SecureRounds(defense=part, seed=self.seed)
 

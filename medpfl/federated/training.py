@@ -11,6 +11,7 @@ from torch import Tensor
 from medpfl.data.dataset import ImageSet
 from medpfl.defenses import ClientState
 from medpfl.federated.aggregate import WeightedMean
+from medpfl.federated.running import RunningRounds
 from medpfl.federated.secure import SecureRounds, Sends
 from medpfl.federated.sending import Sender, Sent
 from medpfl.seeding import generator
@@ -44,7 +45,7 @@ class Rounds:
     count: int
     clients_per_round: int | None
     lr: float
-    secure: SecureRounds | None = None
+    secure: SecureRounds | RunningRounds | None = None
     _read: dict[int, Truth] = field(default_factory=dict, init=False, repr=False)
 
     def models(
@@ -114,7 +115,7 @@ class Rounds:
 
     def _summed(
         self,
-        secure: SecureRounds,
+        secure: SecureRounds | RunningRounds,
         round_: int,
         send: Sends,
         states: ClientStates,

@@ -29,6 +29,7 @@ from medpfl.batch_norm import BatchNormPolicy
 from medpfl.captures import CaptureWriter, Defense, Framework
 from medpfl.captures.manifest import Kind
 from medpfl.errors import DataError
+from medpfl.geometry import Geometry
 from medpfl.integrations.guard import beside_training
 from medpfl.training import LocalTraining
 from medpfl.types import DataSpec, Truth
@@ -230,6 +231,7 @@ class CapturingMod:
         *,
         ids: Sequence[str] | None = None,
         order: Sequence[Sequence[int]] | None = None,
+        geometry: Sequence[Geometry | None] = (),
     ) -> None:
         """Say what the client trains on; to be called in its train function.
 
@@ -238,12 +240,15 @@ class CapturingMod:
             labels: `(N,)` whole numbers.
             ids: N names, or None to number them.
             order: of each step the images that it takes, as positions among the N, or None.
+            geometry: of volumes, where the voxels of each lie: reconstructions are then written as
+                NIfTI with the source's axes.
         """
         with beside_training("what a client trains on"):
             names = tuple(map(str, range(len(labels))) if ids is None else ids)
             pixels = inputs.detach().cpu().to(torch.float32).clone()
             steps = None if order is None else tuple(tuple(map(int, batch)) for batch in order)
-            self._seen.truth = (Truth(pixels, labels.detach().cpu().long().clone(), names), steps)
+            numbers = labels.detach().cpu().long().clone()
+            self._seen.truth = (Truth(pixels, numbers, names, tuple(geometry)), steps)
 
     def __call__(
         self, message: Message, context: Context, call_next: Callable[..., Message]

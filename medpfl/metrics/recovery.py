@@ -171,7 +171,7 @@ class Curve:
 GRIDS: Mapping[str, tuple[float, ...]] = {
     "mse": tuple(10 ** (k / 10) for k in range(-80, 1)),
     "psnr_db": tuple(float(k) for k in range(81)),
-    "ssim": tuple(k / 100 for k in range(101)),
+    "ssim": (*(k / 100 for k in range(100)), 0.995, 0.999),
 }
 """The thresholds of a curve, by measure."""
 

@@ -46,7 +46,7 @@ __all__ = [
 COLUMNS = ImageScore.fixed_columns()
 """The columns of ``metrics.csv``, in order; those of one's own measures follow."""
 
-_ARRAYS, _FIGURES = "reconstructions", "figures"
+ARRAYS, _FIGURES = "reconstructions", "figures"
 _SECONDS_BETWEEN_TABLES = 2.0
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class RunRecord:
             record = cls(RunFile.of_old_run(folder / "run.json"))
             record._hold()
             record._make_folders()
-            for part in (folder, folder / _ARRAYS, folder / _FIGURES):
+            for part in (folder, folder / ARRAYS, folder / _FIGURES):
                 remove_temporaries(part)
             record._read_back()
         except ValueError as error:
@@ -269,11 +269,11 @@ class RunRecord:
             self._release = weakref.finalize(self, os.close, descriptor)
 
     def _make_folders(self) -> None:
-        for name in (_ARRAYS, _FIGURES):
+        for name in (ARRAYS, _FIGURES):
             make_private_folder(self.folder / name)
 
     def _read_back(self) -> None:
-        for path in sorted((self.folder / _ARRAYS).glob("*.npz")):
+        for path in sorted((self.folder / ARRAYS).glob("*.npz")):
             path.open("rb").close()  # one that is closed to us is not damaged
             try:
                 scores = load_victim(path).scores
@@ -289,7 +289,7 @@ class RunRecord:
         return self._planned.get(score.capture_id, len(self._planned))
 
     def _path(self, name: str, suffix: str) -> Path:
-        return self.folder / _ARRAYS / f"{safe_name(name)}{suffix}"
+        return self.folder / ARRAYS / f"{safe_name(name)}{suffix}"
 
     def _draw(self, capture_id: str, kept: VictimRecord) -> None:
         pairs = zip(kept.originals, kept.reconstruction, kept.scores, strict=True)

@@ -36,6 +36,8 @@ class Header:
         photometric: what the numbers stand for, one of DICOM's words.
         patient: a salted hash of who it is, empty where the header does not say.
         series: a salted hash of the series it belongs to, empty where the header does not say.
+        number: of the picture in its series, or None where the header does not say.
+        of: how many pictures its acquisition has, or None likewise.
         names: salted hashes of what the patient is called as a whole, name and number.
         words: salted hashes of the words of the patient's name.
     """
@@ -46,6 +48,8 @@ class Header:
     photometric: str
     patient: str = field(repr=False)
     series: str = field(repr=False)
+    number: int | None
+    of: int | None
     names: frozenset[str] = field(repr=False)
     words: frozenset[str] = field(repr=False)
 
@@ -103,6 +107,8 @@ def read_header(path: Path, salt: bytes) -> Header | None:
         photometric=photometric,
         patient=_patient(data, salt),
         series=hashed(salt, "series", str(data.get("SeriesInstanceUID", ""))),
+        number=_whole(data, "InstanceNumber"),
+        of=_whole(data, "ImagesInAcquisition"),
         names=frozenset(whole_name(salt, f"{data.get(key) or ''}") for key in _CALLED) - {""},
         words=hashed_words(salt, f"{data.get('PatientName') or ''}"),
     )
@@ -180,6 +186,11 @@ def hashed_words(salt: bytes, text: str) -> frozenset[str]:
 def whole_name(salt: bytes, text: str) -> str:
     """Return the salted hash of a text's words, whatever their order and case."""
     return hashed(salt, "name", "".join(sorted(re.split(r"[\W_]+", text.casefold()))))
+
+
+def _whole(data: Dataset, name: str) -> int | None:
+    value = data.get(name)
+    return None if value is None or value == "" else int(value)
 
 
 def _patient(data: Dataset, salt: bytes) -> str:

@@ -31,12 +31,14 @@ class Frame:
     Args:
         values: `(rows, columns)` float32; `(rows, columns, 3)` in [0, 1] of colours.
         window: the file's own window, or None.
+        shown: grey levels in [0, 1] by the file's own table (VOI LUT), or None.
         inverted: whether low values are bright (MONOCHROME1).
         spacing_mm: of columns and rows, `(x, y)`, or None where the header does not say.
     """
 
     values: Array = field(repr=False)
     window: Window | None
+    shown: Array | None = field(repr=False)
     inverted: bool
     spacing_mm: tuple[float, float] | None
 
@@ -49,15 +51,16 @@ class Frame:
         """Return the picture: mode ``F`` in [0, 1], or ``RGB``.
 
         Args:
-            window: what becomes black and white; None for the file's own window, or else its
-                robust percentiles.
+            window: what becomes black and white; None for the file's own table or window, or
+                else its robust percentiles.
             spacing_mm: what to resample pixels to, `[x, y]`, or None.
 
         Raises:
             DataError: it shows nothing, or its spacing is asked for and not known.
         """
         if self.grey:
-            grey = grey_levels(self.values, window or self.window)
+            own = self.shown if window is None else None
+            grey = grey_levels(self.values, window or self.window) if own is None else own
             picture = Image.fromarray(1 - grey if self.inverted else grey)
         else:
             picture = Image.fromarray(np.round(self.values * 255).astype(np.uint8))
@@ -96,7 +99,8 @@ def frame_of(data: Dataset, number: int) -> Frame:
     stored = _stored(data, number)
     if stored.ndim == 3:
         bits = int(data.BitsStored) if photometric != "PALETTE COLOR" else 8 * stored.itemsize
-        return Frame(np.clip(stored / (2**bits - 1), 0, 1), None, False, spacing_of(data, number))
+        colours = np.clip(stored / (2**bits - 1), 0, 1)
+        return Frame(colours, None, None, False, spacing_of(data, number))
     values = stored.astype(np.float32)
     shared = functional(data, number, "PixelValueTransformationSequence")
     slope, intercept = shared.get("RescaleSlope"), shared.get("RescaleIntercept")
@@ -110,6 +114,7 @@ def frame_of(data: Dataset, number: int) -> Frame:
     return Frame(
         values,
         _own_window(functional(data, number, "FrameVOILUTSequence")),
+        _by_table(values, data),
         photometric == "MONOCHROME1",
         spacing_of(data, number),
     )
@@ -167,6 +172,26 @@ def _own_window(data: Dataset) -> Window | None:
         return None
     told = str(data.get("VOILUTFunction") or "LINEAR")
     return Window(center, width, next((f for f in _FUNCTIONS if f == told), "LINEAR"))
+
+
+def _by_table(values: Array, data: Dataset) -> Array | None:
+    """Return grey levels in [0, 1] by a file's first table of them, or None where it has none.
+
+    Source: DICOM PS3.3, C.11.2.1.1: values below the first and above the last of the table are
+    shown as these, and the third number of its descriptor is how many bits its entries have.
+    """
+    tables = data.get("VOILUTSequence")
+    if not tables:
+        return None
+    entries, first, bits = (int(number) for number in tables[0].LUTDescriptor)
+    told = tables[0].LUTData
+    table = np.frombuffer(told, dtype="<u2") if isinstance(told, bytes) else np.asarray(told)
+    table = table[: entries or 2**16]  # of 65536 entries, 0 is said
+    place = np.clip(np.round(values).astype(np.int64) - first, 0, len(table) - 1)
+    shown: Array = np.clip(table[place] / (2**bits - 1), 0, 1).astype(np.float32)
+    if float(shown.min()) == float(shown.max()):
+        raise DataError("its own table of grey levels shows nothing of it: set dataset.window")
+    return shown
 
 
 def _first(value: Any) -> float | None:

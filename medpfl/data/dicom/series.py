@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medpfl.data.dicom.header import check_syntax, opened
+from medpfl.data.dicom.header import Header, check_syntax, opened
 from medpfl.data.dicom.pixels import frame_of, functional, spacing_of
 from medpfl.data.volumes.grid import Grid, canonical, check_memory
 from medpfl.errors import DataError
@@ -40,6 +40,25 @@ class _Slice:
         """The direction of the slices, `(3,)`."""
         across: Array = np.cross(self.along[0], self.along[1])
         return across
+
+
+def lacks_slices(headers: Sequence[Header]) -> str:
+    """Return why a series may have lost its first or last slices; empty where nothing says so.
+
+    Places tell of a gap between slices and not of an end that is missing. Two things hint at one:
+    pictures that count from another number than 0 or 1 without a gap, and an acquisition that says
+    to have more pictures than there are.
+
+    Args:
+        headers: of the files of one series, a picture each.
+    """
+    known = [header.number for header in headers if header.number is not None]
+    told = {header.of for header in headers}
+    if len(told) == 1 and (most := told.pop()) is not None and most > len(headers):
+        return f"its headers tell of {most} pictures, and there are {len(headers)}"
+    first = min(known, default=0)
+    unbroken = sorted(known) == list(range(first, first + len(headers)))
+    return f"its pictures are numbered from {first}" if unbroken and first > 1 else ""
 
 
 def read_series(paths: Sequence[Path]) -> tuple[Grid, bool]:

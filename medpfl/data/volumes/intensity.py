@@ -15,7 +15,11 @@ Array = NDArray[np.floating[Any]]
 Function = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
 PERCENTILES = (0.5, 99.5)
-"""What becomes black and white without a window, as nnU-Net clips CT (Isensee et al. 2021)."""
+"""What becomes black and white without a window, as nnU-Net clips CT (Isensee et al. 2021).
+
+White is that of what is brighter than the image's mean. Of MR half of the voxels and more are air:
+among all of them, white would fall on ordinary tissue.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def grey_levels(values: Array, window: Window | None) -> Array:
 
     Args:
         values: of one image, finite.
-        window: None for robust percentiles: what lies outside the middle 99 % is black or white.
+        window: None for robust percentiles, see `PERCENTILES`.
 
     Raises:
         DataError: all values are equal, so that nothing is shown.
@@ -82,7 +86,9 @@ def grey_levels(values: Array, window: Window | None) -> Array:
     if low == high:
         raise DataError("all of its values are equal: it shows nothing")
     if window is None:
-        inner = tuple(float(v) for v in np.percentile(values, PERCENTILES))
+        bright = values[values > values.mean(dtype=np.float64)]
+        parts = zip((values, bright), PERCENTILES, strict=True)
+        inner = tuple(float(np.percentile(part, share)) for part, share in parts)
         low, high = inner if inner[0] < inner[1] else (low, high)
         window = Window((low + high) / 2, high - low)
     grey = window.apply(values.astype(np.float32)).astype(np.float32)

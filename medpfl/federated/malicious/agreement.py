@@ -40,6 +40,11 @@ def check_server(server: Server, threat: ThreatModel, attack: Attack, capturing:
             f"capture.parameters={list(capturing.parameters)}: server={server.name} reads the rows "
             "that it put into the model, which have their own names: leave capture.parameters out"
         )
+    if threat.aggregation == "running" and not isinstance(attack, RowReadout):
+        raise ConfigurationError(
+            f"threat.aggregation=running is no mean of updates, and attack={attack.name} matches "
+            "means: choose threat.aggregation=secure, or an attack that reads planted rows"
+        )
     if server.wants_public and "auxiliary" not in threat.granted:
         knows = ",".join([*threat.granted, "auxiliary"])
         raise ThreatModelError(

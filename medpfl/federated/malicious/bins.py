@@ -82,6 +82,23 @@ def measured_edges(responses: Tensor, bins: int) -> tuple[Tensor, float]:
     return _open_below(edges, float(responses.mean()), std), std
 
 
+def joined(first: Tensor, second: Tensor) -> Tensor:
+    """Return the thresholds of two laws as those of their mixture, ascending.
+
+    Each bin of either law is equally likely under it, so that the mixture weighs the laws by their
+    bins.
+
+    Args:
+        first: `(K,)` thresholds, the first of them below whatever comes.
+        second: `(L,)`, likewise.
+
+    Returns:
+        `(K + L - 1,)`: one lowest threshold is enough.
+    """
+    low = torch.minimum(first[:1], second[:1])
+    return torch.cat([low, torch.cat([first[1:], second[1:]]).sort().values])
+
+
 def _open_below(edges: Tensor, centre: float, std: float) -> Tensor:
     lowest = min(centre, float(edges[0]) if len(edges) else centre) - 20 * std
     return torch.cat([torch.tensor([lowest], dtype=torch.float64), edges])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medpfl.errors import ConfigurationError
 from medpfl.federated.malicious.base import ONE_UPDATE, Awaited, Planting
-from medpfl.federated.malicious.bins import Query, measured_edges, normal_edges, query_of
+from medpfl.federated.malicious.bins import Query, joined, measured_edges, normal_edges, query_of
 from medpfl.federated.malicious.drift import moves, still_gain, trains
 from medpfl.federated.malicious.place import check_place
 from medpfl.models.rows import (
@@ -48,6 +48,9 @@ class ImprintServer:
             so that rows drift less into each other over local steps.
         auxiliary: where thresholds come from: ``dataset``: public images, which the threat model
             must grant; ``normal``: an assumed law.
+        assumed: the share of the bins whose thresholds come from the assumed law all the same.
+            Public images of few patients say little of what others' give, and all that lies beyond
+            them would fall into one bin.
         query: w: ``random`` normal numbers, or the ``mean`` of the entries.
         support: share of the entries that w looks at.
         zero_rows: whether rows are zero, and one row beside them measures for all. What zeros move
@@ -67,6 +70,7 @@ class ImprintServer:
     bins: Annotated[int, Range(2, 1_000_000)] = 1000
     kind: Literal["cumulative", "sparse"] = "cumulative"
     auxiliary: Literal["normal", "dataset"] = "dataset"
+    assumed: Annotated[float, Range(0, 1, "[)")] = 0.0
     query: Query = "random"
     support: Annotated[float, Range(0, 1, "(]")] = 1.0
     zero_rows: bool | None = None
@@ -84,6 +88,11 @@ class ImprintServer:
                 raise ConfigurationError(
                     f"server.{name}={getattr(self, name)}: choose {' or '.join(known)}"
                 )
+        if self.assumed and self.place is not None:
+            raise ConfigurationError(
+                f"server.assumed={self.assumed:g}: nothing is assumed of features, only of pixels: "
+                f"set it to 0, or server.place=null, not {self.place}"
+            )
 
     @property
     def wants_public(self) -> bool:
@@ -216,9 +225,10 @@ class ImprintServer:
             raise ValueError("public images are wanted: grant 'auxiliary'")
         else:
             features = features_at(payload, self.place, spec.normalise(public))
-            edges, std = measured_edges(
-                features.flatten(1).double().cpu() @ query.double(), self.bins
-            )
+            found, by_law = features.flatten(1).double().cpu(), round(self.assumed * self.bins)
+            edges, std = measured_edges(found @ query.double(), self.bins - by_law)
+            if by_law:
+                edges = joined(edges, normal_edges(query, by_law + 1, spec)[0])
         if self.kind == "cumulative":
             return edges, torch.full_like(edges, std)
         above = edges[-1] + 20 * std
