@@ -11,6 +11,7 @@ from medpfl.outcomes import Status
 DEFENSE_COLUMNS = (
     *("sent_norm", "share_sent", "bytes_sent", "clip_factor", "residual_norm"),
     *("survivors", "expansion", "aggregation_seconds", "entries_clipped"),
+    *("alarms", "refused"),
 )
 """Columns of ``metrics.csv`` that a table has where a defense defines them; see `UpdateFacts`."""
 

@@ -32,6 +32,8 @@ class Planted:
             or of the features where the layer was put.
         place: the module that the layer is ahead of; None: the whole network.
         reach: what biases are multiplied by in the layer.
+        clients: that have columns and biases of their own: weights are `(k_j, clients D)` and
+            biases `(k_j, clients)` where there are several.
     """
 
     weights: tuple[str, ...]
@@ -39,6 +41,7 @@ class Planted:
     shape: tuple[int, ...]
     place: str | None = None
     reach: float = 1.0
+    clients: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -269,6 +269,8 @@ class UpdateFacts:
             Of a secure aggregation: ``survivors``, the clients in the sum; ``bytes_sent``, mean of
             theirs; ``expansion``, over what they would send without it; ``aggregation_seconds``,
             all clients and the server one after another; ``entries_clipped`` of all clients.
+            Of an inspection of the model: ``alarms``, how many things were found; ``refused``, 1
+            where nothing was sent, and of a sum the share of its clients who did so.
     """
 
     gradient_norm: float

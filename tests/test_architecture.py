@@ -119,6 +119,7 @@ HEAVY = {
 LIGHT = (
     *("medpfl.cli", "medpfl.command.main", "medpfl.callbacks", "medpfl.report.sweep"),
     "medpfl.dp.command",
+    "medpfl.inspector.command",
 )
 
 

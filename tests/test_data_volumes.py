@@ -299,6 +299,48 @@ def test_the_real_volumes_open_where_they_were(tmp_path):
 
 
 @pytest.mark.real_data
+@pytest.mark.parametrize(
+    "name",
+    ["chest_ct/totalsegmentator_aorta_report_ct_cropped.nii.gz", "brain_mri/chris_PD.nii.gz"],
+)
+def test_64_voxels_a_side_of_real_volumes_lie_where_the_source_has_them(tmp_path, name):
+    source = nibabel.load(sample_images("volumes") / name)
+    grid = read_nifti(sample_images("volumes") / name)
+    grey = Grid(grey_levels(grid.values, None), grid.affine, grid.stored)
+    kept, resized = tmp_path / "kept.nii.gz", tmp_path / "resized.nii.gz"
+    for path, resize in ((kept, "keep"), (resized, "crop")):
+        preprocess = Preprocess(size=64, channels=1, resize=resize).over(3)
+        volume = preprocess.volume(grey)
+        write_nifti(path, preprocess.example(volume), volume.geometry)
+    for path in (kept, resized):
+        back = nibabel.load(path)
+        assert back.shape == (64, 64, 64)
+        assert aff2axcodes(back.affine) == aff2axcodes(source.affine)
+        # From places of one to places of the other: scaled and moved, never turned.
+        between = np.linalg.inv(source.affine) @ back.affine
+        scale = np.diag(between)[:3]
+        np.testing.assert_allclose(between[:3, :3], np.diag(scale), atol=1e-5)
+        spacing = nibabel.affines.voxel_sizes(back.affine)
+        assert path == kept or np.allclose(spacing, spacing[0], rtol=1e-4)
+        middle = between @ [31.5, 31.5, 31.5, 1]
+        np.testing.assert_allclose(
+            middle[:3], (np.array(source.shape[:3]) - 1) / 2, atol=1.01 * max(1, *scale)
+        )
+    # What was not resized are the source's own voxels, its affine moved by whole voxels.
+    back = nibabel.load(kept)
+    np.testing.assert_allclose(back.affine[:3, :3], source.affine[:3, :3], atol=1e-5)
+    first = np.round(np.linalg.inv(source.affine) @ back.affine[:, 3])[:3].astype(int)
+    target = tuple(
+        slice(max(0, -f), min(64, n - f)) for f, n in zip(first, source.shape, strict=False)
+    )
+    inside = tuple(slice(max(0, f), f + 64) for f in first)
+    stored = np.asarray(source.dataobj, np.float32).reshape(source.shape[:3])
+    np.testing.assert_allclose(
+        np.asarray(back.dataobj)[target], grey_levels(stored, None)[inside], atol=1e-6
+    )
+
+
+@pytest.mark.real_data
 def test_a_real_head_is_upright_and_its_ct_has_air_and_bone():
     folder = sample_images("volumes")
     ct = read_nifti(folder / "chest_ct/totalsegmentator_aorta_report_ct_cropped.nii.gz")

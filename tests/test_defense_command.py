@@ -37,12 +37,15 @@ FLAT = {"_target_": "medpfl.defenses.Perturbation", "noise": {"_target_": "x", "
     [
         (
             "defense=[]",
-            "defense=[]: the list is empty: choose one of clipping, dp_sgd, masking, none",
+            "defense=[]: the list is empty: choose one of clipping, dp_sgd, inspect, masking, none",
         ),
         ("defense=[topk,topk]", "defense=[topk,topk]: name each once"),
         ("defense=[topk,clpping]", "no such option; did you mean clipping? Choose one of clipping"),
-        ("defense=[topk,3]", "defense=[topk,3]: choose one of clipping, dp_sgd, masking"),
-        ("defense=[topk,[sign]]", "defense=[topk,[sign]]: choose one of clipping, dp_sgd, masking"),
+        ("defense=[topk,3]", "defense=[topk,3]: choose one of clipping, dp_sgd, inspect, masking"),
+        (
+            "defense=[topk,[sign]]",
+            "defense=[topk,[sign]]: choose one of clipping, dp_sgd, inspect, masking",
+        ),
         ("defense=[none,topk]", "defense=[none,topk]: none goes alone"),
         ("attack=[cpl,dlg]", "attack=[cpl,dlg]: choose one of cpl, dimitrov"),
         ("+defense=[topk]", "defense is chosen without a + in front: defense=OPTION"),

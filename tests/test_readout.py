@@ -48,7 +48,7 @@ def test_images_that_share_a_bin_are_told_by_their_mismatch():
 
 def test_a_row_deeper_in_the_rows_is_found_in_its_block():
     blocks = torch.arange(6.0).reshape(3, 2), torch.arange(6.0, 10.0).reshape(2, 2)
-    gradients = Gradients(blocks, torch.tensor([1.0, 3.0, 6.0, 10.0, 15.0]).double())
+    gradients = Gradients(blocks, torch.tensor([1.0, 3.0, 6.0, 10.0, 15.0]).double(), 5)
     differences = gradients.differences()
     assert gradients.row(3).tolist() == [6.0, 7.0]
     assert differences.row(2).tolist() == [-2.0, -2.0]
@@ -116,6 +116,22 @@ def test_local_steps_leave_rows_exact_and_in_their_bins(kind, optimizer):
     assert nearest(capture, found).max() < 1e-3
     rows = capture.observation.payload.parameters[capture.observation.planted.weights[0]]
     assert not rows.any()
+
+
+@pytest.mark.parametrize("federation", ["fedsgd", "fedavg"])
+def test_clients_with_columns_of_their_own_do_not_collide(federation):
+    several = (
+        *("federation.clients=3", "federation.batch_size=1", "n_images=3", "server.bins=2"),
+        *("threat.aggregation=secure", f"federation={federation}", "dataset=phantom_many"),
+    )
+    capture, found = read("server=loki", *several)
+    assert nearest(capture, found).max() < 1e-2
+    seen = capture.observation
+    assert seen.planted is not None
+    assert seen.planted.clients == 3
+    assert seen.tensors[seen.planted.weights[0]].shape == (2, 3 * 3 * 256)
+    together, mixed = read("server=imprint", *several)
+    assert nearest(together, mixed).max() > 0.05
 
 
 def test_rows_that_are_not_zero_lose_a_difference_of_weights_to_rounding():

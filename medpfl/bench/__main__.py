@@ -15,6 +15,7 @@ from medpfl.bench import (
     dpsgd,
     evaluation,
     gpu,
+    inspection,
     loop,
     malicious,
     success,
@@ -31,6 +32,7 @@ PARTS: dict[str, ModuleType] = {
     "dpsgd": dpsgd,
     "gpu": gpu,
     "malicious": malicious,
+    "inspection": inspection,
 }
 
 # Minutes on two cores: one image behind an update, and breaching's deep leakage as it ships.

@@ -4,6 +4,7 @@ from medpfl.defenses.base import Defense, DefenseReport, StatefulDefense, Traini
 from medpfl.defenses.clipping import Clipping
 from medpfl.defenses.composition import ClientState, Defenses
 from medpfl.defenses.dp_sgd import DpSgd
+from medpfl.defenses.inspect import Inspect
 from medpfl.defenses.masking import Masking
 from medpfl.defenses.noise import Gaussian, Laplace, MedPFLLevel, Noise, NoNoise
 from medpfl.defenses.none import NoDefense
@@ -24,6 +25,7 @@ __all__ = [
     "Defenses",
     "DpSgd",
     "Gaussian",
+    "Inspect",
     "Laplace",
     "Masking",
     "MedPFLLevel",

@@ -43,6 +43,23 @@ class DefenseReport:
     coding: Coding | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """What a client makes of a model that it was sent.
+
+    Args:
+        alarms: how many things were found that honest models do not have.
+        refused: whether it sends nothing.
+    """
+
+    alarms: int = 0
+    refused: bool = False
+
+    def joined(self, other: Inspected) -> Inspected:
+        """Return what two parts make of it."""
+        return Inspected(alarms=self.alarms + other.alarms, refused=self.refused or other.refused)
+
+
 class Part(Protocol):
     """Changes what leaves the client."""
 
@@ -89,6 +106,19 @@ class StatefulDefense(Part, Protocol):
 
         Returns:
             An update of the same names, shapes and dtypes, the new state, and the report.
+        """
+        ...
+
+
+class InspectingDefense(Part, Protocol):
+    """Looks at what the server sent before the client trains it."""
+
+    def inspect(self, payload: ServerPayload, spec: DataSpec) -> Inspected:
+        """Return what was found in a model, and whether the client sends nothing.
+
+        Args:
+            payload: as received; not changed.
+            spec: the kind of the client's data.
         """
         ...
 

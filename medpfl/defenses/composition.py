@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TypeGuard
 
 import torch
@@ -15,6 +15,8 @@ from medpfl.defenses.base import (
     Defense,
     DefenseReport,
     Expecting,
+    Inspected,
+    InspectingDefense,
     Part,
     Public,
     Reporting,
@@ -62,8 +64,8 @@ class Defended:
 class Defenses:
     """What clients do against reconstruction: parts, called in their order.
 
-    Parts that act inside training come first, as they act first; secure aggregation, which adds up
-    what all clients send, comes last.
+    What looks at the model comes first, as it does before training, then parts that act inside
+    training; secure aggregation, which adds up what all clients send, comes last.
 
     Args:
         parts: `{name: part}` in their order, at least one.
@@ -76,7 +78,7 @@ class Defenses:
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():
-            acts = has_gradient(part) or _is_plain(part) or _is_stateful(part)
+            acts = has_gradient(part) or _is_plain(part) or _is_stateful(part) or inspects(part)
             if not (acts or isinstance(part, SecureAggregation)):
                 # What stands alone is called by its group, as are parts of one's own.
                 require_kind("defense" if self.is_single else f"defense.{name}", part, Defense)
@@ -159,6 +161,11 @@ class Defenses:
         for part in self.parts.values():
             if isinstance(part, Checked):
                 part.check(model, spec)
+
+    def inspect(self, payload: ServerPayload, spec: DataSpec) -> Inspected | None:
+        """Return what the parts that look at the model make of it; None where none does."""
+        seen = [p.inspect(payload, spec) for p in self.parts.values() if inspects(p)]
+        return reduce(Inspected.joined, seen) if seen else None
 
     def gradient(
         self,
@@ -256,7 +263,12 @@ class Defenses:
                 )
             if isinstance(part, DpSgd):
                 noisy = name
-            if not has_gradient(part):
+            if inspects(part) and name != next(iter(self.parts)):
+                raise ConfigurationError(
+                    f"defense=[{listed}]: {name} looks at the model before any of the others does "
+                    f"anything: list {name} first"
+                )
+            if not has_gradient(part) and not inspects(part):
                 acted = acted or name
 
 
@@ -266,6 +278,11 @@ _Hook = Callable[[ClientUpdate, State, torch.Generator], tuple[ClientUpdate, Sta
 def has_gradient(part: Part) -> TypeGuard[TrainingDefense]:
     """Tell whether a part acts inside training."""
     return not lacking(part, TrainingDefense)
+
+
+def inspects(part: Part) -> TypeGuard[InspectingDefense]:
+    """Tell whether a part looks at the model before training."""
+    return not lacking(part, InspectingDefense)
 
 
 def _is_stateful(part: Part) -> TypeGuard[StatefulDefense]:

@@ -84,7 +84,8 @@ def expected(observation: Observation, images: int) -> float:
     """
     planted = observation.planted
     if isinstance(planted, PlantedBins):
-        return expected_share(len(planted.edges), images)
+        # Clients with columns of their own share no bins.
+        return expected_share(len(planted.edges), max(1, images // planted.clients))
     if isinstance(planted, PlantedTraps):
         return expected_share_of_traps(_rows(observation, planted), planted.firing_rate, images)
     return math.nan

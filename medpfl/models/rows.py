@@ -63,7 +63,12 @@ class Rows(nn.Module):
         sparse: whether a row is on where its response is between 0 and 1, and not wherever it is
             positive.
         ahead: added to the responses of all rows; None: rows measure themselves.
+        clients: that have columns and biases of their own: of a client's images, `own` brings
+            every entry to its columns, as convolutions whose kernels are the identity for one
+            client and zero for the others. Only who is sent another `own` uses others.
     """
+
+    own: Tensor | None
 
     def __init__(
         self,
@@ -74,13 +79,16 @@ class Rows(nn.Module):
         reach: float,
         sparse: bool,
         ahead: Ahead | None = None,
+        clients: int = 1,
     ) -> None:
         super().__init__()
+        self.register_buffer("own", torch.eye(clients)[0] if clients > 1 else None)
         self.ahead = ahead
         self.gain, self.reach, self.sparse = gain, reach, sparse
         self.count = sum(blocks)
-        self.weights = nn.ParameterList([torch.empty(rows, entries) for rows in blocks])
-        self.biases = nn.ParameterList([torch.empty(rows) for rows in blocks])
+        many = (clients,) if clients > 1 else ()
+        self.weights = nn.ParameterList([torch.empty(k, clients * entries) for k in blocks])
+        self.biases = nn.ParameterList([torch.empty(k, *many) for k in blocks])
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return what the network behind gets, of the shape of the inputs."""
@@ -88,14 +96,31 @@ class Rows(nn.Module):
         total = torch.zeros_like(flat[:, 0])
         blocks = [len(bias) for bias in self.biases]
         measured = [0.0] * len(blocks) if self.ahead is None else self.ahead(flat).split(blocks, 1)
-        for weight, bias, own in zip(self.weights, self.biases, measured, strict=True):
-            response = functional.linear(flat, weight, self.reach * bias) + own
+        if self.own is not None:
+            flat = (self.own[:, None] * flat[:, None]).flatten(1)
+        for weight, bias, before in zip(self.weights, self.biases, measured, strict=True):
+            at = bias if self.own is None else bias @ self.own
+            response = functional.linear(flat, weight, self.reach * at) + before
             total = total + self._activation(response).sum(1)
         mean = self.gain / self.count * total
         return inputs + mean.reshape(-1, *(1,) * (inputs.ndim - 1))
 
     def _activation(self, response: Tensor) -> Tensor:
         return response.clamp(0, 1) if self.sparse else response.relu()
+
+
+def of_client(payload: ServerPayload, weights: str, place: int) -> ServerPayload:
+    """Return what one of several clients is sent: the same, but for whose columns it uses.
+
+    Args:
+        payload: with rows for several clients.
+        weights: name of a parameter of these rows.
+        place: the client's, counted from 0.
+    """
+    name = f"{weights.rpartition('weights')[0]}own"
+    own = torch.zeros_like(payload.buffers[name])
+    own[place] = 1
+    return replace(payload, buffers={**payload.buffers, name: own})
 
 
 def blocks_of(rows: int, entries: int) -> tuple[int, ...]:

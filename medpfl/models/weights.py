@@ -40,16 +40,18 @@ _UNREADABLE = (
     SyntaxError,
     struct.error,
 )
+_SETTING = "model.weights"
 _CONNECT_SECONDS = 10.0
 _NAMED = 3
 
 
-def read_state(source: str) -> Mapping[str, Tensor]:
+def read_state(source: str, *, setting: str = _SETTING) -> Mapping[str, Tensor]:
     """Read a state dict.
 
     Args:
         source: path of a ``.pt`` or ``.pth`` file (``torch.save(model.state_dict(), path)``) or of
             a ``.safetensors`` file.
+        setting: what the path was given with, for messages.
 
     Returns:
         `{name: tensor}` on the CPU.
@@ -58,16 +60,14 @@ def read_state(source: str) -> Mapping[str, Tensor]:
         ConfigurationError: the file is of another kind, or holds no state dict.
         DataError: the file is missing or unreadable, or would run code.
     """
-    setting = f"model.weights={printable(source)}"
-    path = expanded(source, setting="model.weights")
+    told = f"{setting}={printable(source)}"
+    path = expanded(source, setting=setting)
     if path.suffix not in (".pt", ".pth", ".safetensors"):
-        raise ConfigurationError(
-            f"{setting}: give a file ending in .pt, .pth or .safetensors "
-            "(imagenet is for model=resnet18 alone)"
-        )
-    with looking(setting):
+        hint = " (imagenet is for model=resnet18 alone)" if setting == _SETTING else ""
+        raise ConfigurationError(f"{told}: give a file ending in .pt, .pth or .safetensors{hint}")
+    with looking(told):
         if not is_file(path):
-            raise DataError(f"{setting}: no such file")
+            raise DataError(f"{told}: no such file")
         path.open("rb").close()  # what the libraries say of a closed file differs
     try:
         with warnings.catch_warnings():
@@ -77,12 +77,12 @@ def read_state(source: str) -> Mapping[str, Tensor]:
                 if path.suffix == ".safetensors"
                 else torch.load(path, map_location="cpu", weights_only=True)
             )
-            return _require_state_dict(state, source)
+            return _require_state_dict(state, told)
     except ConfigurationError:
         raise
     except _UNREADABLE as error:
         raise DataError(
-            f"{setting}: not a readable file of plain tensors "
+            f"{told}: not a readable file of plain tensors "
             f"({_first_line(error)}); nothing in it was run. Save one with "
             "torch.save(model.state_dict(), path)"
         ) from error
@@ -109,7 +109,7 @@ def imagenet_resnet18() -> Mapping[str, Tensor]:
             "elsewhere and give the file as model.weights=PATH, or put it under "
             f"{torch.hub.get_dir()}/checkpoints"
         ) from error
-    return _require_state_dict(state, "imagenet")
+    return _require_state_dict(state, f"{_SETTING}=imagenet")
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -168,22 +168,22 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _require_state_dict(state: object, source: str) -> Mapping[str, Tensor]:
+def _require_state_dict(state: object, told: str) -> Mapping[str, Tensor]:
     if not isinstance(state, Mapping):
         raise ConfigurationError(
-            f"model.weights={source}: holds a {type(state).__name__}, not a state dict. "
+            f"{told}: holds a {type(state).__name__}, not a state dict. "
             "Save model.state_dict() alone"
         )
     foreign = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if foreign:
         raise ConfigurationError(
-            f"model.weights={source}: holds more than tensors ({_first_few(foreign)}). "
+            f"{told}: holds more than tensors ({_first_few(foreign)}). "
             "Save model.state_dict() alone"
         )
     odd = [f"{n} ({kind})" for n, tensor in state.items() if (kind := _odd_kind(tensor))]
     if odd:
         raise ConfigurationError(
-            f"model.weights={source}: holds tensors that are no plain numbers: {_first_few(odd)}. "
+            f"{told}: holds tensors that are no plain numbers: {_first_few(odd)}. "
             "Save the state dict of the plain network, its tensors dense and on the CPU"
         )
     return {str(name): tensor for name, tensor in state.items()}

@@ -7,7 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from medpfl.optim.base import Product
+
 Multiply = Callable[[Tensor], Tensor]
+
+
+def of_one_vector(product: Product) -> Multiply:
+    """Return the product with one vector a row, `(b, D)`, of one with several."""
+    return lambda vectors: product(vectors.unsqueeze(1)).squeeze(1)
 
 
 def factorised(

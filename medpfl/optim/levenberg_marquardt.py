@@ -20,12 +20,11 @@ from medpfl.optim.base import (
     OUT_OF_STEPS,
     STALLED,
     Curvature,
-    Product,
     RowState,
     beginning,
     require,
 )
-from medpfl.optim.damped import Multiply, conjugate_gradients, factorised
+from medpfl.optim.damped import Multiply, conjugate_gradients, factorised, of_one_vector
 from medpfl.settings.hints import checked
 from medpfl.settings.ranges import Range, Steps, Tolerance
 
@@ -181,7 +180,7 @@ class LevenbergMarquardt:
             self._form_hessians(state, curvature)
             hessians = _matrices(state.hessian[running])
         else:
-            hessians = _products(curvature(x, running))
+            hessians = of_one_vector(curvature(x, running))
         damping = self._damping(state, running, hessians)
         if dense:
             step, damping = factorised(state.hessian, running, g, damping)
@@ -222,7 +221,3 @@ class LevenbergMarquardt:
 
 def _matrices(hessians: Tensor) -> Multiply:
     return lambda vectors: (hessians @ vectors.unsqueeze(2)).squeeze(2)
-
-
-def _products(product: Product) -> Multiply:
-    return lambda vectors: product(vectors.unsqueeze(1)).squeeze(1)

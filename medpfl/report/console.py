@@ -270,6 +270,8 @@ def _rates(summary: Summary, threshold: float) -> Table:
         table.add_row("noise", _noise(summary))
     if summary.defense is not None:
         table.add_row("sent", _sent(summary.defense))
+        if "refused" in summary.defense.means:
+            table.add_row("inspection", _inspected(summary.defense.means))
         table.add_row("privacy", "\n".join(summary.defense.guarantee))
     if summary.bounds is not None:
         table.add_row("bounds", Text(in_words(summary.bounds), style="bold"))
@@ -353,6 +355,14 @@ def _sent(defense: DefenseSummary) -> str:
     if "clip_factor" in means:
         words.append(f"clipped to {format_percent(means['clip_factor'])} of its norm")
     return ", ".join(words) or "the whole update"
+
+
+def _inspected(means: Mapping[str, float]) -> str:
+    """Return what clients made of the models that they were sent."""
+    if not means["alarms"]:
+        return "nothing found in the models that clients were sent"
+    found = f"{format_number(means['alarms'], 2)} alarms a model (medpfl-inspect names them)"
+    return f"{found}; {format_percent(means['refused'])} refused, of which zeros stand here"
 
 
 def _ended(summary: Summary) -> str:

@@ -14,6 +14,8 @@ factorisation in float64; the image falls out of the first layer.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,13 +32,12 @@ _DAMPING = 1e-13
 # 10, 2e-4 at 100 and above.
 _GRADIENT_WEIGHT = 100.0
 _REFINEMENTS = 2
-# In three dimensions torch copies every window of every image that it convolves in float64.
-_ROWS_AT_ONCE = 128
 # By the axes of a weight, two more than those of an image.
 _CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}
 _PLACE = {4: functional.conv_transpose2d, 5: functional.conv_transpose3d}
 _CARRY_BACK = {4: conv2d_input, 5: conv3d_input}
-_OPEN_INTERVAL = 1e-9
+OPEN_INTERVAL = 1e-9
+"""How far from 0 and 1 the outputs of a sigmoid are taken for."""
 
 
 Convolution = nn.Conv2d | nn.Conv3d
@@ -66,15 +67,8 @@ class ConvolutionInverse:
     ) -> ConvolutionInverse:
         """Compute the network's part of the equations; `shape` is that of the layer's input."""
         weight, bias = weight.double(), bias.double()
-        n = torch.Size(shape).numel()
-        normal = torch.empty(n, n, dtype=torch.float64, device=weight.device)
-        for first in range(0, n, _ROWS_AT_ONCE):
-            rows = normal[first : first + _ROWS_AT_ONCE]
-            basis = torch.zeros_like(rows)
-            basis.diagonal(first).fill_(1)
-            image = convolved(layer, basis.reshape(-1, *shape), weight)
-            rows.copy_(_transposed(layer, weight, image, shape).flatten(1))
-        return cls(layer, weight, bias, shape, normal)
+        matrix = convolution_matrix(layer, weight, shape)
+        return cls(layer, weight, bias, shape, matrix.T @ matrix)
 
     def windows(self, delta: Tensor) -> Tensor:
         """Return the weight-gradient equations of any one input channel, `(C_out k.., pixels)`.
@@ -107,7 +101,7 @@ class ConvolutionInverse:
             above: `(C_out, *S')`: gradient of the loss with respect to `output`.
             weight_gradient: `(C_out, C_in, *k)`.
         """
-        output = output.clamp(_OPEN_INTERVAL, 1 - _OPEN_INTERVAL)
+        output = output.clamp(OPEN_INTERVAL, 1 - OPEN_INTERVAL)
         wanted_output = output.logit() - self.bias.reshape(-1, *[1] * (output.ndim - 1))
         delta = above * output * (1 - output)
         system = _Equations.balanced(self, delta)
@@ -124,7 +118,7 @@ class ConvolutionInverse:
     def gradient_below(self, output: Tensor, above: Tensor) -> Tensor:
         """Return the gradient of the loss with respect to the layer's input, `(C_in, *S)`."""
         delta = above * output * (1 - output)
-        return _transposed(self.layer, self.weight, delta.unsqueeze(0), self.shape).squeeze(0)
+        return carried_back(self.layer, self.weight, delta.unsqueeze(0), self.shape).squeeze(0)
 
 
 @dataclass(frozen=True)
@@ -170,7 +164,7 @@ class _Equations:
     def transposed(self, forward: Tensor, backward: Tensor) -> Tensor:
         """Return the transposed equations applied to one error of each set, `(C_in, *S)`."""
         inverse = self.inverse
-        first = _transposed(inverse.layer, inverse.weight, forward.unsqueeze(0), inverse.shape)
+        first = carried_back(inverse.layer, inverse.weight, forward.unsqueeze(0), inverse.shape)
         columns = backward.movedim(1, -1).flatten(0, -2)
         return first.squeeze(0) + (columns.T @ self.windows).reshape(inverse.shape)
 
@@ -183,8 +177,72 @@ def convolved(
     return convolve(inputs, weight, bias, stride=layer.stride, padding=layer.padding)
 
 
-def _transposed(layer: Convolution, weight: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Apply the transposed convolution; the result has the spatial size of the layer's input."""
+def stands_alone(
+    layer: Convolution, inputs: Sequence[int], outputs: Sequence[int], *, most: int
+) -> bool:
+    """Say whether a layer has equations enough for its input, and no more unknowns than `most`.
+
+    Args:
+        layer: the convolution.
+        inputs: `(C_in, *S)`.
+        outputs: `(C_out, *S')`.
+        most: unknowns.
+    """
+    unknowns, pixels = math.prod(inputs), math.prod(inputs[1:])
+    of_gradient = min(pixels, outputs[0] * math.prod(layer.kernel_size)) * inputs[0]
+    return unknowns <= min(most, math.prod(outputs) + of_gradient)
+
+
+def convolution_matrix(layer: Convolution, weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a convolution without its bias as a matrix, `(C_out S', C_in S)`.
+
+    Written down entry by entry: to convolve one unit image after another takes ten times as long.
+
+    Args:
+        layer: the convolution.
+        weight: its weight, `(C_out, C_in, *k)`.
+        shape: `(C_in, *S)` of its input.
+    """
+    kernel, sides, padding = weight.shape[2:], shape[1:], numeric_padding(layer)
+    places = [
+        (side + 2 * p - k) // step + 1
+        for side, p, k, step in zip(sides, padding, kernel, layer.stride, strict=True)
+    ]
+    outputs, inputs = math.prod(places), math.prod(sides)
+    matrix = weight.new_zeros(len(weight), outputs, weight.shape[1], inputs)
+    numbers = torch.arange(outputs).reshape(places), torch.arange(inputs).reshape(list(sides))
+    for place, at in enumerate(itertools.product(*map(range, kernel))):
+        spans = [
+            _reached(*axis) for axis in zip(at, padding, layer.stride, places, sides, strict=True)
+        ]
+        rows, columns = (
+            number[tuple(span[end] for span in spans)].flatten()
+            for end, number in enumerate(numbers)
+        )
+        # Advanced indices that are apart come first: one entry a pair of places.
+        matrix[:, rows, :, columns] = weight.flatten(2)[:, :, place]
+    return matrix.reshape(len(weight) * outputs, -1)
+
+
+def _reached(at: int, padding: int, step: int, places: int, side: int) -> tuple[slice, slice]:
+    """Return which windows have place `at` of theirs inside the image along an axis, and where."""
+    first = max(0, -((at - padding) // step))
+    last = min(places, (side - 1 + padding - at) // step + 1)
+    begin = first * step + at - padding
+    return slice(first, last), slice(begin, begin + max(0, last - first) * step, step)
+
+
+def carried_back(
+    layer: Convolution, weight: Tensor, values: Tensor, shape: Sequence[int]
+) -> Tensor:
+    """Apply the transposed convolution; the result has the spatial size of the layer's input.
+
+    Args:
+        layer: the convolution.
+        weight: its weight.
+        values: `(N, C_out, *S')`.
+        shape: `(C_in, *S)`.
+    """
     size = [len(values), *shape]
     carry_back = _CARRY_BACK[weight.ndim]
     result: Tensor = carry_back(  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Annotated
@@ -11,7 +12,13 @@ from torch import Tensor, nn
 
 from medpfl.attacks.closed_form.feature_matching import match_features
 from medpfl.attacks.closed_form.features import layer_input, misfit
-from medpfl.attacks.closed_form.layerwise import Convolution, ConvolutionInverse, convolved
+from medpfl.attacks.closed_form.layerwise import (
+    Convolution,
+    ConvolutionInverse,
+    convolved,
+    stands_alone,
+)
+from medpfl.attacks.closed_form.together import Layer, LowerEquations, match_lower
 from medpfl.attacks.closed_form.trunk import Trunk, TrunkEquations, image_unknowns, match_trunk
 from medpfl.attacks.starts import Solution, Start
 from medpfl.models.sigmoid_cnn import SigmoidCNN
@@ -20,7 +27,7 @@ from medpfl.settings.ranges import Range
 from medpfl.types import DataSpec, Observation, ServerPayload
 
 # Unknowns of a layer up to which its normal matrix is factorised (6144^2 float64 are 288 MiB): what
-# the second layer of dlg_cnn has on volumes of 16 voxels a side.
+# the second layer of dlg_cnn has on volumes of 16 voxels a side, and its third on those of 32.
 _LARGEST_DENSE = 6144
 
 
@@ -100,8 +107,7 @@ class ClosedForm:
                 return None
             if len(features) >= torch.Size(shape).numel():
                 return *self._by_features(observation, features), math.nan
-            if max(s.numel() for s in _shapes(model, shape)[:-1]) <= _LARGEST_DENSE:
-                return *self._layer_by_layer(observation, features), math.nan
+            return self._layer_by_layer(observation, features)
         return self._by_trunk(observation)
 
     def _by_trunk(self, observation: Observation) -> tuple[Tensor, float, float] | None:
@@ -123,13 +129,24 @@ class ClosedForm:
 
         return match_features(extract_expanded, features, unknown)
 
-    def _layer_by_layer(self, observation: Observation, features: Tensor) -> tuple[Tensor, float]:
+    def _layer_by_layer(
+        self, observation: Observation, features: Tensor
+    ) -> tuple[Tensor, float, float] | None:
         model, tensors = observation.payload.model, observation.tensors
         fc = observation.payload.parameters["fc.weight"].double()
-        output = features.reshape(_shapes(model, observation.spec.shape)[-1])
+        shapes = _shapes(model, observation.spec.shape)
+        output = features.reshape(shapes[-1])
         above = (fc.T @ tensors["fc.bias"].double()).reshape(output.shape)
         worst = 0.0
-        for place, (name, _) in reversed([*enumerate(_convolutions(model))]):
+        for place, (name, layer) in reversed([*enumerate(_convolutions(model))]):
+            if not stands_alone(layer, shapes[place], shapes[place + 1], most=_LARGEST_DENSE):
+                lower = _lower_layers(observation, place + 1)
+                tied = _is_tied(observation.spec)
+                equations = LowerEquations.of(lower, output, above, observation.spec, tied=tied)
+                if not equations.suit:
+                    return None
+                output, residual = match_lower(equations)
+                return output, max(worst, residual), equations.most_determined
             inverse = self._inverse(observation, place)
             below = inverse.gradient_below(output, above)
             sent = tensors[f"{name}.weight"]
@@ -139,7 +156,7 @@ class ClosedForm:
             above, worst = below, max(worst, residual)
             if worst > self._largest_residual:  # the layers below are larger, and would cost most
                 break
-        return output, worst
+        return output, worst, math.nan
 
     def _inverse(self, observation: Observation, place: int) -> ConvolutionInverse:
         """Return the network's part of a convolution's equations, computed once a payload."""
@@ -156,6 +173,21 @@ class ClosedForm:
             bias = payload.parameters[f"{name}.bias"]
             known[place] = ConvolutionInverse.prepare(layer, weight, bias, shape)
         return known[place]
+
+
+def _lower_layers(observation: Observation, count: int) -> list[Layer]:
+    """Return the lowest convolutions of a network, with what was sent of them."""
+    parameters, sent = observation.payload.parameters, observation.tensors
+    return [
+        Layer(
+            layer,
+            *(
+                source[f"{name}.{part}"].double()
+                for source, part in itertools.product((parameters, sent), ("weight", "bias"))
+            ),
+        )
+        for name, layer in _convolutions(observation.payload.model)[:count]
+    ]
 
 
 def _is_tied(spec: DataSpec) -> bool:

@@ -32,29 +32,39 @@ class Gradients:
     Args:
         weights: blocks `(k_j, D)` float32.
         biases: `(K,)` float64, of the biases as they act.
+        each: rows of a client, where several have rows of their own; K of one.
     """
 
     weights: tuple[Tensor, ...]
     biases: Tensor
+    each: int
 
     @classmethod
     def of(cls, observation: Observation, planted: Planted) -> Gradients:
         """Read them off an update in the unit of a gradient."""
-        tensors = observation.tensors
+        tensors, clients = observation.tensors, planted.clients
         biases = torch.cat([tensors[name].double().cpu() for name in planted.biases])
-        return cls(tuple(tensors[name] for name in planted.weights), biases / planted.reach)
+        found = [tensors[name] for name in planted.weights]
+        blocks = [tensor.reshape(len(tensor), clients, -1) for tensor in found]
+        return cls(
+            tuple(block[:, client] for client in range(clients) for block in blocks),
+            biases.reshape(-1, clients).T.flatten() / planted.reach,
+            len(biases),
+        )
 
     def row(self, number: int) -> Tensor:
-        """Return the gradient of one row's weights, `(D,)` float64; zero behind the last."""
+        """Return the gradient of one row's weights, `(D,)` float64."""
         for block in self.weights:
             if number < len(block):
                 return block[number].double().cpu()
             number -= len(block)
-        return torch.zeros(self.weights[0].shape[1], dtype=torch.float64)
+        raise IndexError("there are no more rows")
 
     def differences(self) -> Gradients:
         """Return a view whose rows are each row less the next one; see `Differences`."""
-        return Differences(self.weights, -self.biases.diff(append=self.biases.new_zeros(1)))
+        of_clients = self.biases.reshape(-1, self.each)
+        own = -of_clients.diff(append=of_clients.new_zeros(len(of_clients), 1))
+        return Differences(self.weights, own.flatten(), self.each)
 
     def heard(self) -> list[int]:
         """Return the rows that some image switched on, as far as rounding lets that be seen."""
@@ -71,8 +81,9 @@ class Differences(Gradients):
     """Of a cumulative imprint: what a row has that the next one has not, one bin's images."""
 
     def row(self, number: int) -> Tensor:
-        """Return the difference to the next row, `(D,)` float64; of the last, the row."""
-        return super().row(number) - super().row(number + 1)
+        """Return the difference to the client's next row, `(D,)` float64; of the last, the row."""
+        here = super().row(number)
+        return here if (number + 1) % self.each == 0 else here - super().row(number + 1)
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,7 @@ class _Loudness:
     def __call__(self, inputs_norm: Tensor, rows: Tensor) -> Tensor:
         """Return `(m, K)` float64 for images `(m, C, *S)` and their rows `(m,)`."""
         like = self._networks[0][self._names[0]]
-        one = functional.one_hot(rows, sum(self._sizes)).to(like)
+        one = functional.one_hot(rows % sum(self._sizes), sum(self._sizes)).to(like)
         found = list[Tensor]()
         for network in self._networks:
             with torch.no_grad():
@@ -147,7 +158,11 @@ class _Loudness:
         self, network: Mapping[str, Tensor], image: Tensor, one: Tensor
     ) -> tuple[Tensor, Tensor]:
         biases = {name: network[name] for name in self._names}
-        moves = dict(zip(self._names, torch.split(one, self._sizes), strict=True))
+        moves = {
+            # Of several clients, each has one bias a row, and one of these counts.
+            name: part.reshape(-1, *(1,) * (biases[name].ndim - 1)).expand_as(biases[name])
+            for name, part in zip(self._names, torch.split(one, self._sizes), strict=True)
+        }
 
         def logits(moved: Mapping[str, Tensor]) -> Tensor:
             return self._forward({**network, **moved}, image[None])[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from medpfl.models.rows import (
     blocks_of,
     features_at,
     fill,
+    of_client,
     planted,
     shape_at,
 )
@@ -98,8 +100,8 @@ class ImprintServer:
 
     def describe(self, awaited: Awaited) -> str | None:
         """See `Server.describe`."""
-        images = awaited.images
-        share = (1 - 1 / self.bins) ** (images - 1)
+        images, together = awaited.images, awaited.images / self.columns(awaited)
+        share = (1 - 1 / self.bins) ** (together - 1)
         return (
             f"{self.name}: {self.bins:,} {self.kind} bins {self._at}, thresholds by "
             f"{'public images' if self.wants_public else 'an assumed normal law'}; of {images} "
@@ -112,7 +114,12 @@ class ImprintServer:
 
     def entries(self, payload: ServerPayload, spec: DataSpec, awaited: Awaited) -> int:
         """See `Server.entries`."""
-        return self.bins * (shape_at(payload, self.place, spec.shape).numel() + 1)
+        entries = shape_at(payload, self.place, spec.shape).numel()
+        return self.bins * self.columns(awaited) * (entries + 1)
+
+    def columns(self, awaited: Awaited) -> int:
+        """Return how many clients have columns of their own."""
+        return 1
 
     def plant(
         self,
@@ -128,7 +135,8 @@ class ImprintServer:
         query = query_of(self.query, entries, self.support, generator)
         edges, widths = self._bins(payload, spec, public, query)
         gain = self._gain(payload, spec, public, awaited)
-        rows = self._rows(query, edges, 1 / widths, gain, apart=self._has_zero_rows(awaited))
+        clients, apart = self.columns(awaited), self._has_zero_rows(awaited)
+        rows = self._rows(query, edges, 1 / widths, gain, apart=apart, clients=clients)
         sent, weights, biases = planted(payload, rows, self.place)
         secret = PlantedBins(
             weights=weights,
@@ -136,11 +144,17 @@ class ImprintServer:
             shape=tuple(shape),
             place=self.place,
             reach=rows.reach,
+            clients=clients,
             kind=self.kind,
             edges=edges,
         )
         told = f"rows add {gain:.3g} times their mean response to the image"
-        return Planting(sent, secret, measured=(told,) if moves(awaited) else ())
+        return Planting(
+            sent,
+            secret,
+            partial(of_client, sent, weights[0]) if clients > 1 else None,
+            measured=(told,) if moves(awaited) else (),
+        )
 
     def _has_zero_rows(self, awaited: Awaited) -> bool:
         return trains(awaited) if self.zero_rows is None else self.zero_rows
@@ -162,18 +176,26 @@ class ImprintServer:
         )
 
     def _rows(
-        self, query: Tensor, edges: Tensor, scales: Tensor, gain: float, *, apart: bool
+        self,
+        query: Tensor,
+        edges: Tensor,
+        scales: Tensor,
+        gain: float,
+        *,
+        apart: bool,
+        clients: int,
     ) -> Rows:
         """Return K rows that respond with (<w, x> - edge) scale."""
         ahead = Ahead(query, edges.float(), scales.float()) if apart else None
         rows = Rows(
             len(query),
-            blocks_of(self.bins, len(query)),
+            blocks_of(self.bins, clients * len(query)),
             gain=gain,
             # Biases that are zero lose nothing to rounding, and need no reach.
             reach=1.0 if apart else _REACH,
             sparse=self.kind == "sparse",
             ahead=ahead,
+            clients=clients,
         )
         zero = torch.zeros(1)
 
