@@ -1,4 +1,4 @@
-"""Invert the lowest layers of a sigmoid CNN together, where one by one they have too many unknowns.
+"""Invert the lowest layers of a sigmoid CNN together, where one has too many unknowns.
 
 Strides make a network narrow at its end and wide at its start. Of a volume of 32 voxels a side the
 second layer of dlg_cnn reads 49,152 numbers, and its own equations are 24,144: by itself it cannot
@@ -7,10 +7,10 @@ what they must explain are the output of the highest of these layers, known from
 the weight gradients of all of them.
 
 Each equation is divided by the size of what it sums, which leaves the Jacobian's singular values
-within some two orders of magnitude; so Levenberg-Marquardt with conjugate gradients gets through,
-with products of convolutions alone. Equations may still be fewer than voxels. Then two things that
-are true of images decide: no voxel is blacker than black or whiter than white (the air around a
-patient is black, which makes up for many equations), and neighbours are alike.
+within some two orders of magnitude; so Gauss-Newton steps by conjugate gradients get through, with
+products of convolutions alone. Equations may still be fewer than voxels. Then two things that are
+true of images decide: no voxel is blacker than black or whiter than white (the air around a patient
+is black, which makes up for many equations), and energy falls with frequency (`natural`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from medpfl.optim.damped import conjugate_gradients, of_one_vector
 from medpfl.types import DataSpec
 
 _WEIGHT_GRADIENT = {4: conv2d_weight, 5: conv3d_weight}
-# A product takes a twentieth of a second there, and the whole a minute or two.
+# A product takes a twentieth of a second there, and the whole a minute.
 _MOST_UNKNOWNS = 40_000
-_STEPS = 20
+_STEPS = 12
 _PRODUCTS = 100
 _HALVINGS = 8
 # Of the first step, and a tenth of it in every later one.
@@ -52,9 +52,6 @@ _PRECISE = 1e-4
 _SOLVED = 1e-6
 # A step that gains less than this is the end.
 _SLOWEST = 0.03
-# Of pictures' law of energy over frequency: its power, a third, and so closer to white. The law as
-# it is makes high frequencies so small that the equations that tell them take most of the products.
-_STEEPNESS = 0.3
 _GREY = 0.5
 # The sigmoid's slope at zero: how much of what a weight moves reaches the next layer, at most.
 _SLOPE = 0.25
@@ -132,7 +129,7 @@ class LowerEquations:
         output = output.clamp(OPEN_INTERVAL, 1 - OPEN_INTERVAL).unsqueeze(0)
         delta = above.unsqueeze(0) * output * (1 - output)
         shape = (1, *spec.shape[1:]) if tied else spec.shape
-        law = natural(shape, steepness=_STEEPNESS)
+        law = natural(shape)
         unknowns = Unknowns(
             spec, images=1, classes=spec.num_classes, joint_labels=False, tied=tied, likely=law
         )
