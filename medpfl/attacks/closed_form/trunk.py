@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp
 
 from medpfl.attacks.closed_form.features import layer_input
+from medpfl.attacks.closed_form.steps import grey, likely_unknowns, outside, solve
 from medpfl.attacks.curvature import gauss_newton
 from medpfl.attacks.determination import FLOAT32_ROUNDING, determined_share, in_pixels
 from medpfl.attacks.unknowns import Unknowns
@@ -31,6 +32,11 @@ from medpfl.types import DataSpec, Observation, ServerPayload
 _MOST_UNKNOWNS = 4096
 _MOST_ENTRIES = 500_000_000
 _PRODUCTS_AT_ONCE = 64
+# Above, the matrix takes minutes a step in three dimensions, and products alone take seconds.
+_MOST_DENSE = 3_200
+_PRODUCTS = 200
+# Of a pixel outside [0, 1], against a tensor's relative error.
+_RANGE_WEIGHT = 0.01
 _STEPS = 60
 # Sigmoid networks are below `_WORST` after five steps; the others are stuck (ReLU networks).
 _PATIENCE = 12
@@ -41,7 +47,6 @@ _SOLVED = 1e-12
 _SLOWEST = 0.03
 # Stuck: no use in asking how much is determined.
 _WORST = 1e-4
-_GREY = 0.5
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,8 @@ def match_trunk(equations: TrunkEquations) -> tuple[Tensor, float, float]:
         The image `(C, *S)` in the client's input space, the relative residual, and the share of the
         unknowns that is determined at that residual.
     """
+    if equations.unknowns.count > _MOST_DENSE:
+        return _match_without_matrix(equations)
     optimizer = LevenbergMarquardt(
         max_steps=_STEPS,
         damping=_FIRST_DAMPING,
@@ -206,11 +213,8 @@ def match_trunk(equations: TrunkEquations) -> tuple[Tensor, float, float]:
         tolerance_change=_SLOWEST,
     )
     unknowns, curvature = equations.unknowns, _curvature(equations)
-    spec = unknowns.spec
-    grey = unknowns.pack(
-        spec.normalise(torch.full(unknowns.image_shape, _GREY, dtype=torch.float64)), torch.empty(0)
-    )
-    state = optimizer.init(grey.unsqueeze(0))
+    start = unknowns.pack(grey(unknowns), torch.empty(0))
+    state = optimizer.init(start.unsqueeze(0))
     while bool(state.running.any()):
         residual, backward = vjp(equations.residual, state.z[0])[:2]
         value = residual.square().sum()
@@ -227,6 +231,20 @@ def match_trunk(equations: TrunkEquations) -> tuple[Tensor, float, float]:
     left = max(value, equations.rounding)
     share = determined_share(in_pixels(hessian, unknowns, best[0]), left)
     return unknowns.unpack(best[0])[0][0], math.sqrt(value), share
+
+
+def _match_without_matrix(equations: TrunkEquations) -> tuple[Tensor, float, float]:
+    """See `match_trunk`; what is determined is not asked, as that takes the matrix."""
+    spec, tied = equations.unknowns.spec, equations.unknowns.tied
+    equations = replace(equations, unknowns=likely_unknowns(spec, tied=tied))
+    unknowns = equations.unknowns
+
+    def residual(z: Tensor) -> Tensor:
+        return torch.cat([equations.residual(z), _RANGE_WEIGHT * outside(unknowns, z)])
+
+    start = unknowns.pack(grey(unknowns), torch.empty(0))
+    z = solve(residual, start, products=_PRODUCTS, damping=_FIRST_DAMPING, solved=_SOLVED)
+    return unknowns.unpack(z)[0][0], float(equations.residual(z).norm()), math.nan
 
 
 def _curvature(equations: TrunkEquations) -> Curvature:
