@@ -87,6 +87,8 @@ def test_thresholds_are_quantiles():
         (("source=file", "source.path=nowhere"), ConfigurationError, "do not hold its secrets"),
         (("server.bins=1000000", "preprocess.size=64"), ConfigurationError, "server.bins"),
         (("server.bins=1000000000",), ConfigurationError, "server.bins"),
+        (("server.place=body.1.rows",), ConfigurationError, "Choose from body"),
+        (("server=loki", "+server.zero_rows=false"), ConfigurationError, "server=loki are zero"),
     ],
 )
 def test_what_contradicts_itself_is_refused(overrides, error, words):
@@ -137,3 +139,20 @@ def test_clients_with_columns_of_their_own_do_not_collide(federation):
 def test_rows_that_are_not_zero_lose_a_difference_of_weights_to_rounding():
     capture, found = read("federation=fedavg", "server.zero_rows=false", "server.gain=0.001")
     assert nearest(capture, found).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("network", "place"), [("model=dlg_cnn", "body.2"), ("model=lenet", "act1")]
+)
+def test_features_are_read_deeper_in_and_their_images_found(network, place):
+    capture, found = read(
+        *(network, f"server.place={place}", "server.bins=3000", "n_images=2"),
+        *("federation.batch_size=2", "dataset.kinds=[head,chest]"),
+    )
+    assert nearest(capture, found).max() < 5e-3
+    assert found.quality["mismatch"].max() < 0.01
+
+
+def test_where_features_are_too_few_it_is_said():
+    parts = experiment(*BATCH, "model=dlg_cnn", "server.place=body.4", "preprocess.channels=3")
+    assert any("too few" in line for line in parts.source.describe().federation)

@@ -132,7 +132,7 @@ OPTIONS = {
     "threat": {"labels": ("threat=honest_but_curious_labels",)},
     "server": {
         name: ("threat=malicious", f"server={name}", *SEVERAL)
-        for name in ("imprint", "trap_weights", "mic")
+        for name in ("imprint", "loki", "trap_weights", "mic")
     },
     "noise": {
         name: ("defense=perturbation", f"noise={name}")

@@ -218,7 +218,7 @@ def planted(
         rows: what is planted.
         place: a module's name; None is ahead of the whole network.
     """
-    network = _sharing(payload)
+    network, rows = _sharing(payload), rows.to(_device_of(payload))
     if place is None:
         model: nn.Module = nn.Sequential()
         model.add_module("rows", rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -203,8 +203,28 @@ def match_trunk(equations: TrunkEquations) -> tuple[Tensor, float, float]:
         The image `(C, *S)` in the client's input space, the relative residual, and the share of the
         unknowns that is determined at that residual.
     """
-    if equations.unknowns.count > _MOST_DENSE:
+    unknowns = equations.unknowns
+    if unknowns.count > _MOST_DENSE:
         return _match_without_matrix(equations)
+    best, value = solve_image(equations.residual, unknowns)
+    image = unknowns.unpack(best)[0][0]
+    if not value <= _WORST:
+        return image, math.inf, 0.0
+    units = torch.eye(len(best), dtype=torch.float64).unsqueeze(0)
+    curvature = _curvature(equations.residual)
+    hessian = curvature(best.unsqueeze(0), torch.zeros(1, dtype=torch.int64))(units)[0]
+    left = max(value, equations.rounding)
+    share = determined_share(in_pixels(hessian, unknowns, best), left)
+    return image, math.sqrt(value), share
+
+
+def solve_image(residual: Callable[[Tensor], Tensor], unknowns: Unknowns) -> tuple[Tensor, float]:
+    """Return the vector `(D,)` of least squares, from a grey image, and what is left of the sum.
+
+    Args:
+        residual: from a vector to what it leaves unexplained, `(R,)`.
+        unknowns: how a vector is read as the image.
+    """
     optimizer = LevenbergMarquardt(
         max_steps=_STEPS,
         damping=_FIRST_DAMPING,
@@ -212,25 +232,17 @@ def match_trunk(equations: TrunkEquations) -> tuple[Tensor, float, float]:
         objective_below=_SOLVED,
         tolerance_change=_SLOWEST,
     )
-    unknowns, curvature = equations.unknowns, _curvature(equations)
-    start = unknowns.pack(grey(unknowns), torch.empty(0))
-    state = optimizer.init(start.unsqueeze(0))
+    curvature = _curvature(residual)
+    state = optimizer.init(unknowns.pack(grey(unknowns), torch.empty(0)).unsqueeze(0))
     while bool(state.running.any()):
-        residual, backward = vjp(equations.residual, state.z[0])[:2]
-        value = residual.square().sum()
-        (gradient,) = backward(2 * residual)
+        left, backward = vjp(residual, state.z[0])[:2]
+        value = left.square().sum()
+        (gradient,) = backward(2 * left)
         optimizer.tell(state, value.reshape(1), gradient.unsqueeze(0))
         if int(state.evaluations[0]) >= _PATIENCE and float(state.best_value[0]) > _WORST:
             break
         optimizer.turn(state, curvature)
-    best, value = state.best_z, float(state.best_value[0])
-    if not value <= _WORST:
-        return unknowns.unpack(best[0])[0][0], math.inf, 0.0
-    units = torch.eye(best.shape[1], dtype=torch.float64).unsqueeze(0)
-    hessian = curvature(best, torch.zeros(1, dtype=torch.int64))(units)[0]
-    left = max(value, equations.rounding)
-    share = determined_share(in_pixels(hessian, unknowns, best[0]), left)
-    return unknowns.unpack(best[0])[0][0], math.sqrt(value), share
+    return state.best_z[0], float(state.best_value[0])
 
 
 def _match_without_matrix(equations: TrunkEquations) -> tuple[Tensor, float, float]:
@@ -247,8 +259,8 @@ def _match_without_matrix(equations: TrunkEquations) -> tuple[Tensor, float, flo
     return unknowns.unpack(z)[0][0], float(equations.residual(z).norm()), math.nan
 
 
-def _curvature(equations: TrunkEquations) -> Curvature:
-    linearise = gauss_newton(equations.residual, rowwise=())
+def _curvature(residual: Callable[[Tensor], Tensor]) -> Curvature:
+    linearise = gauss_newton(residual, rowwise=())
 
     def curvature(z: Tensor, rows: Tensor) -> Product:
         product = linearise(z)

@@ -10,6 +10,8 @@ from torch import Tensor
 # Entries of an image by which it is compared, drawn at random: of a root mean square over all of
 # them, the error is about a hundredth.
 _COMPARED = 4096
+# Of pixels, around their mean over images, a root mean square.
+_PIXELS = 0.2
 
 
 def sketches_of(images: Iterable[Tensor], entries: int) -> Tensor:
@@ -23,6 +25,12 @@ def sketches_of(images: Iterable[Tensor], entries: int) -> Tensor:
     taken = torch.randperm(entries, generator=stream)[:_COMPARED]
     found = [image.flatten()[taken].float() for image in images]
     return torch.stack(found) if found else torch.zeros(0, len(taken))
+
+
+def as_pixels(sketches: Tensor) -> Tensor:
+    """Return sketches of features, `(M, S)`, that differ as much as those of pixels do."""
+    spread = (sketches - sketches.mean(0)).square().mean().sqrt() if len(sketches) else 1.0
+    return sketches * (_PIXELS / max(float(spread), 1e-30))
 
 
 def leaders_of(sketches: Tensor, tolerance: float, order: Iterable[int]) -> dict[int, list[int]]:

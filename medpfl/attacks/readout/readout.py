@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from medpfl.attacks.base import AttackContext
 from medpfl.attacks.reading import as_gradient
-from medpfl.attacks.readout.apart import leaders_of, sketches_of
+from medpfl.attacks.readout.apart import as_pixels, leaders_of, sketches_of
+from medpfl.attacks.readout.reader import Reader
 from medpfl.attacks.readout.rows import Gradients, explain, total_variation
 from medpfl.outcomes import Status
 from medpfl.planted import Planted, PlantedBins, PlantedTraps
@@ -88,9 +89,10 @@ class RowReadout(ABC):
             raise ValueError(f"{observation.capture_id}: nothing was planted")
         gradients = self.clean(Gradients.of(as_gradient(observation), planted), planted)
         finite = bool(gradients.biases.isfinite().all())
-        signs = self._signs(observation, planted, gradients) if finite else []
+        reader = Reader(gradients, planted, observation)
+        signs = self._signs(reader) if finite else []
         kept = _chosen(signs, observation.num_examples) if self.selects else signs
-        inputs = [_pixels(gradients, s.row, planted, observation).clamp(0, 1) for s in kept]
+        inputs = [reader.image(s.row).clamp(0, 1) for s in kept]
         return Reconstruction(
             capture_id=observation.capture_id,
             inputs=torch.stack(inputs).float() if inputs else torch.zeros(0, *spec.shape),
@@ -109,27 +111,28 @@ class RowReadout(ABC):
             },
         )
 
-    def _signs(
-        self, observation: Observation, planted: Planted, gradients: Gradients
-    ) -> list[_Sign]:
+    def _signs(self, reader: Reader) -> list[_Sign]:
         """Return the signs of every image that rows give, the cleanest first."""
+        gradients, planted, observation = reader.gradients, reader.planted, reader.observation
         rows = gradients.heard() if self.selects else gradients.switched_on()
-        images = (_pixels(gradients, row, planted, observation) for row in rows)
-        sketches = sketches_of(images, math.prod(planted.shape))
+        sketches = sketches_of(map(reader.seen, rows), math.prod(planted.shape))
+        if planted.place is not None:
+            sketches = as_pixels(sketches)
         groups = leaders_of(sketches, _EQUAL if self.selects else 0, range(len(rows)))
         found, leaders = list[_Sign](), list(groups)
         for first in range(0, len(leaders), _TOGETHER):
             part = leaders[first : first + _TOGETHER]
             own = [rows[one] for one in part]
-            read = torch.stack([_pixels(gradients, row, planted, observation) for row in own])
+            read = torch.stack([reader.image(row) for row in own])
             normalised = observation.spec.normalise(read)
             explained = explain(observation, planted, normalised, own, gradients.biases[own])
+            mismatch = explained.mismatch.tolist()
             outside = (read - read.clamp(0, 1)).abs().flatten(1).mean(1)
             found += map(
                 _Sign,
                 own,
                 explained.labels.tolist(),
-                explained.mismatch.tolist(),
+                [max(m, reader.unexplained(r)) for m, r in zip(mismatch, own, strict=True)],
                 outside.tolist(),
                 sketches[part],
                 [len(groups[one]) for one in part],
@@ -182,12 +185,6 @@ class MicReadout(TrapReadout):
 
     name: str = "mic"
     selects: ClassVar[bool] = False
-
-
-def _pixels(gradients: Gradients, row: int, planted: Planted, observation: Observation) -> Tensor:
-    """Return the image of a row, `(C, *S)` float64, as it was read: not cut to [0, 1]."""
-    read = (gradients.row(row) / gradients.biases[row]).reshape(planted.shape)
-    return observation.spec.denormalise(read)
 
 
 def _chosen(signs: Sequence[_Sign], most: int | None) -> list[_Sign]:

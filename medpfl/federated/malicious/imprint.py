@@ -13,6 +13,7 @@ from medpfl.errors import ConfigurationError
 from medpfl.federated.malicious.base import ONE_UPDATE, Awaited, Planting
 from medpfl.federated.malicious.bins import Query, joined, measured_edges, normal_edges, query_of
 from medpfl.federated.malicious.drift import moves, still_gain, trains
+from medpfl.federated.malicious.place import check_place
 from medpfl.models.rows import (
     Ahead,
     Rows,
@@ -148,12 +149,14 @@ class ImprintServer:
             kind=self.kind,
             edges=edges,
         )
-        told = f"rows add {gain:.3g} times their mean response to the image"
+        told = [check_place(payload, self.place, spec, entries)]
+        if moves(awaited):
+            told.append(f"rows add {gain:.3g} times their mean response to the image")
         return Planting(
             sent,
             secret,
             partial(of_client, sent, weights[0]) if clients > 1 else None,
-            measured=(told,) if moves(awaited) else (),
+            measured=tuple(filter(None, told)),
         )
 
     def _has_zero_rows(self, awaited: Awaited) -> bool:

@@ -12,6 +12,7 @@ from medpfl.errors import ConfigurationError
 from medpfl.federated.malicious.base import ONE_UPDATE, Awaited, Planting
 from medpfl.federated.malicious.firing import assumed_scale, expected_share, tuned_scale
 from medpfl.federated.malicious.halves import Halves, trap_rows
+from medpfl.federated.malicious.place import check_place
 from medpfl.models.rows import features_at, shape_at
 from medpfl.planted import Planted, PlantedTraps
 from medpfl.settings.hints import checked
@@ -112,8 +113,10 @@ class TrapServer:
         )
         brightness = None if seen is None else seen.flatten(1).mean(1)
         sent, secret, firing = halves.plant(payload, spec, generator, looked_at, brightness)
-        told = () if firing is None else (firing.describe(halves.scale, awaited.images),)
-        return Planting(sent, secret, measured=told)
+        told = [check_place(payload, self.place, spec, entries)]
+        if firing is not None:
+            told.append(firing.describe(halves.scale, awaited.images))
+        return Planting(sent, secret, measured=tuple(filter(None, told)))
 
     def _rate(self, images: int) -> float:
         """Return how often a row is to fire; of one image, every other row may."""
