@@ -107,7 +107,7 @@ class Simulation:
             own = [set(shard) for shard in self.shards]
             selected, visited = (
                 [[ids[i] for i in chosen if i in shard] for shard in own]
-                for chosen in (self.data.selected, self.data.visited)
+                for chosen in (self.data.selected, self.data.visited or self.data.selected)
             )
             planned = probes(
                 selected,
