@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import torch
 
@@ -33,6 +34,9 @@ from medpfl.attacks.victim_rows import (
 from medpfl.optim.feed import Feed, Renewed
 from medpfl.optim.scheduler import CurvedObjective, Outcome, Row, Scheduler, Ticked
 from medpfl.types import Observation, Reconstruction
+
+Begun = Row[Key, Targets] | Reconstruction
+"""A row that is to be searched from, or what is handed in without a search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +70,17 @@ class Solver:
 
     def solve(self, observations: Iterable[Observation]) -> Iterator[Reconstruction]:
         """Yield a reconstruction an update; every restart is a row, or every group of them is."""
+        begun = self._begun(observations)
+        for first in begun:
+            if isinstance(first, Row):
+                yield from self._searched(chain([first], begun))
+            else:
+                yield first  # before the next one is looked at, which may take minutes
+
+    def _searched(self, begun: Iterable[Begun]) -> Iterator[Reconstruction]:
+        """Search from the first row on; what needs no search in between is handed in beside it."""
         unanswered: list[Reconstruction] = []
-        queue = Feed(self._queue(observations, unanswered))
+        queue = Feed(_rows_of(begun, unanswered))
         separated, determined, unexplained = self._separated(), self._determined(), self._blank()
         ended: dict[str, list[Outcome[Key]]] = defaultdict(list)
         for outcomes in self._ticks(queue):
@@ -123,22 +136,20 @@ class Solver:
             compared=self.search.compares([o.objective for o in outcomes]),
         )
 
-    def _queue(
-        self, observations: Iterable[Observation], unanswered: list[Reconstruction]
-    ) -> Iterator[Row[Key, Targets]]:
-        """Yield the rows of all updates; hopeless ones go straight to `unanswered`."""
+    def _begun(self, observations: Iterable[Observation]) -> Iterator[Begun]:
+        """Yield the rows of all updates; of those that need no search, what is handed in."""
         dtype, last = self.search.stages[0].dtype, self.search.stages[-1].dtype
         screening = self._screening
         for observation in observations:
             key = self.rows.key(observation)
             status = hopeless(observation, last)
             if status is not None:
-                unanswered.append(self.rows.untouched(key, status))
+                yield self.rows.untouched(key, status)
                 continue
             key = key if screening is None else screening.led(key)
             row = self.rows.row(key, dtype)
             if row.key.solution is not None and row.key.solution.final:
-                unanswered.append(self.rows.solved(row, self._objective_of(row)))
+                yield self.rows.solved(row, self._objective_of(row))
                 continue
             yield row
             for restart in range(self.rows.members, self.search.side_by_side, self.rows.members):
@@ -264,3 +275,14 @@ class Solver:
 def _drain(items: list[Reconstruction]) -> Iterator[Reconstruction]:
     while items:
         yield items.pop(0)
+
+
+def _rows_of(
+    begun: Iterable[Begun], unanswered: list[Reconstruction]
+) -> Iterator[Row[Key, Targets]]:
+    """Yield the rows; what needs no search goes to `unanswered`."""
+    for item in begun:
+        if isinstance(item, Row):
+            yield item
+        else:
+            unanswered.append(item)
