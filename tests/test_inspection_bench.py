@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medpfl.bench import hidden_rows, malicious_models
+from medpfl.bench import hidden_rows
 from medpfl.bench.honest_models import STATES, Images, Kind, Training, images_of, kinds, states
 from medpfl.bench.inspection import Tally, _examined
 from medpfl.bench.malicious_models import sent
@@ -39,8 +39,3 @@ def test_a_network_is_inspected_in_every_state(images):
         tally.verdicts.append(_examined(sent(model), images))
     assert tuple(seen) == STATES
     assert tally.rate().startswith("0.0 % [0.0, 35.4], 0 of 7")
-
-
-def test_rows_among_honest_ones_are_caught(images):
-    tally = Tally([_examined(c.payload, images) for c in malicious_models._among_honest_rows()])
-    assert tally.rate(alone=True).endswith("8 of 8")
