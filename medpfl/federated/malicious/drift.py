@@ -61,9 +61,10 @@ def still(
 
     A step moves the response of a row to an image x by the learning rate times a |x|^2, where
     a = gain d / K is what an image passes back, and d how the loss changes with a number added to
-    all features. With responses of 1 / gain, that is gain^2 of their size. Adam's steps are in
-    proportion to gradients only where these are far below its epsilon: there responses stay as they
-    are, and the gain alone is small.
+    all features. A small gain leaves the network as it is, which trains on undisturbed. In sums,
+    which are rounded to fixed point, responses are 1 / gain, so that drift is gain^2 of their size
+    and gains may be larger; not under Adam, whose steps are in proportion to gradients only where
+    these are far below its epsilon.
 
     Args:
         payload: the network behind the rows.
@@ -82,7 +83,7 @@ def still(
     loudest = loudness(payload, place, inputs_norm)
     moved = _way(awaited) * loudest * (float(size) + 1) / rows
     most = _DRIFT * bin_width / max(moved, 1e-30)
-    if awaited.training.optimizer == "adam":
+    if awaited.clients == 1 or awaited.training.optimizer == "adam":
         return Loud(min(1.0, most), 1.0)
     return Loud(min(_LOUDEST, most**0.5))
 
