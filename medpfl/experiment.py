@@ -215,7 +215,8 @@ def _check_updates(source: Simulation, attack: Attack) -> None:
         attack.check(trial, largest)
     if not source.server.is_honest:
         delta = federation.local.kind == "delta"
-        feasible.check_planted(source.rows_planted, source.server.size, delta=delta)
+        summed = source.defense.aggregation is not None
+        feasible.check_planted(source.rows_planted, source.server.size, delta=delta, summed=summed)
     if isinstance(attack, Particular):
         attack.check_data(spec, largest, source.device)
     try_network(

@@ -292,6 +292,7 @@ def test_a_series_that_is_no_volume(tmp_path, fault, words):
         (5, {}, "(its pictures are numbered from 5)"),
         (1, {"ImagesInAcquisition": 9}, "(its headers tell of 9 pictures, and there are 4)"),
         (None, {}, ""),
+        (None, {"InstanceNumber": [1, 2]}, ""),
     ],
 )
 def test_a_series_that_may_lack_its_ends_is_noted(tmp_path, first, fields, words):

@@ -70,8 +70,8 @@ def test_a_run_says_that_clients_refused(command: Command, tmp_path):
     assert run.code == 0, run.stderr
     assert "refused, of which zeros stand here" in " ".join(run.stdout.split())
     assert refusals(tmp_path) == [("1.0", "unmatched")] * 2
-    summary = json.loads(next(tmp_path.rglob("summary.json")).read_text())
-    assert summary["defense"]["means"]["refused"] == 1
+    record = json.loads(next(tmp_path.rglob("run.json")).read_text())
+    assert record["summary"]["defense"]["means"]["refused"] == 1
 
 
 def test_a_search_has_nothing_to_go_by(command: Command, tmp_path):

@@ -10,9 +10,12 @@ from helpers import payload_of, seeded, sent, spec_of
 from planted_models import SPEC, imprinted, perceptron, traps
 from torch import nn
 
+from medpfl.federated.malicious import LokiServer, MicServer, TrapServer
+from medpfl.federated.malicious.base import Awaited
 from medpfl.inspection import balanced, paired, repeated
 from medpfl.inspection.agreed import architecture_hash
 from medpfl.inspection.examine import examine
+from medpfl.inspection.reach import reach_of
 from medpfl.inspection.received import Received
 from medpfl.inspection.verdict import Verdict
 from medpfl.types import ServerPayload
@@ -112,8 +115,8 @@ def test_the_statistics_are_what_independent_numbers_make_of_them():
     # One over the root of the inputs, and of the sketch's.
     assert float(cosines.std()) == pytest.approx(math.sqrt(1 / 20_000 + 1 / 4096), rel=0.05)
     drawn = torch.rand(5000, generator=seeded(9))
-    assert repeated._regularity(drawn) == pytest.approx(2 * math.log(2) - 1, abs=0.02)
-    assert repeated._regularity(torch.linspace(0, 1, 50)) == pytest.approx(1, abs=1e-3)
+    assert repeated.regularity(drawn) == pytest.approx(2 * math.log(2) - 1, abs=0.02)
+    assert repeated.regularity(torch.linspace(0, 1, 50)) == pytest.approx(1, abs=1e-3)
 
 
 def test_kernels_for_one_client_are_caught():
@@ -164,3 +167,49 @@ def test_honest_networks_raise_no_alarm(network):
         for name, t in payload.parameters.items()
     }
     assert not examine(Received.of_state(pruned, spec.shape)).suspicious
+
+
+def test_biases_that_the_code_multiplies_are_measured_as_they_act():
+    spec = spec_of(3, 32, 32)
+    for place, weight in ((None, "rows.weights.0"), ("fc1", "fc1.rows.weights.0")):
+        received = Received.of_payload(imprinted(spec, "lenet", place=place), spec.shape)
+        reaches = {layer.name: reach_of(received, layer) for layer in received.layers}
+        assert reaches.pop(weight) == pytest.approx(256, rel=1e-3)
+        assert list(reaches.values()) == pytest.approx([1.0] * len(reaches), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["cumulative", "sparse"])
+def test_shuffling_and_jitter_hide_no_imprint(kind):
+    spec = spec_of(3, 32, 32)
+    payload = imprinted(spec, "lenet", kind=kind, bins=200)
+    order = torch.randperm(200, generator=seeded(5))
+    weight = payload.parameters["rows.weights.0"]
+    noise = torch.randn(weight.shape, generator=seeded(6)) * weight.norm(dim=1, keepdim=True)
+    payload.parameters["rows.weights.0"] = (weight + 0.2 * noise / 3072**0.5)[order]
+    payload.parameters["rows.biases.0"] = payload.parameters["rows.biases.0"][order]
+    found = examine(Received.of_payload(payload, spec.shape)).alarms
+    assert [f.check for f in found] == ["wide_first_layer", "repeated_rows"]
+    assert "spread" in found[1].threshold
+
+
+def test_rows_that_are_zero_are_caught_by_the_thresholds_beside_them():
+    assert found(imprinted(zero_rows=True)) == {"wide_first_layer", "blank_rows"}
+    spec = spec_of(3, 32, 32)
+    inside = imprinted(spec, "lenet", place="fc1", zero_rows=True)
+    assert [f.check for f in examine(Received.of_payload(inside)).alarms] == ["blank_rows"]
+    zero = nn.Linear(64, 30)
+    nn.init.zeros_(zero.weight)
+    assert found(sent(nn.Sequential(nn.Linear(256, 64), zero))) == set()
+
+
+def test_columns_of_every_client_are_caught():
+    server, awaited = LokiServer(bins=50, auxiliary="normal"), Awaited(images=4, clients=3)
+    payload = payload_of("idlg_cnn", SPEC)
+    planted = server.plant(payload, SPEC, None, seeded(1), awaited)
+    assert found(planted.sent(1)) == {"wide_first_layer", "blank_rows"}
+
+
+@pytest.mark.parametrize("server", [TrapServer(rows=60, scale=0.97), MicServer(rows=60)])
+def test_the_servers_own_traps_are_caught(server):
+    payload = server.plant(payload_of("idlg_cnn", SPEC), SPEC, None, seeded(1)).payload
+    assert {"wide_first_layer", "paired_weights"} <= found(payload)

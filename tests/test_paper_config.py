@@ -40,7 +40,7 @@ def jobs_of(config: DictConfig) -> list[list[str]]:
 def test_files_and_reported_rows_are_the_same() -> None:
     assert sorted(ROWS) == EXPECTED_ROWS
     figures = ("figure3", "figure4", "figure5", "figure6")
-    assert [*figures, "frontier", "mitigation", "table1", "table2", "table3"] == PRODUCTS
+    assert [*figures, "frontier", "mic", "mitigation", "table1", "table2", "table3"] == PRODUCTS
     assert {row.protocol for row in ROWS.values()} <= set(ALL_PROTOCOLS)
 
 
@@ -62,7 +62,9 @@ def test_every_product_sweeps_by_itself(name: str) -> None:
 
 @pytest.mark.parametrize("row", EXPECTED_ROWS)
 def test_every_row_builds_its_parts(row: str) -> None:
-    config = composed("table2", f"paper/row={row}", "dataset=melanoma", "budget=quick")
+    of_mic = row.startswith(("mic_", "imprint_"))
+    recipe = ("mic",) if of_mic else ("table2", "dataset=melanoma")
+    config = composed(*recipe, f"paper/row={row}", "budget=quick")
     assert config.paper.row == row
     for group in GROUPS:
         assert instantiate(config[group]) is not None

@@ -135,6 +135,8 @@ def test_a_header_in_memory_says_nothing():
         photometric="RGB",
         patient="Quux",
         series="Quux",
+        number=1,
+        of=2,
         names=frozenset({"Quux"}),
         words=frozenset({"Quux"}),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from helpers import observe, payload_of, seeded, sent, spec_of, victim_of
 from torch import nn
 from torch.nn import functional
 
-from medpfl.attacks.closed_form import ClosedForm
+from medpfl.attacks.closed_form import ClosedForm, trunk
 from medpfl.attacks.closed_form.trunk import Trunk, TrunkEquations
 from medpfl.attacks.starts import Normal
 from medpfl.metrics import ssim
@@ -54,6 +55,16 @@ def small(*, width: int = 8, spec: DataSpec = GREY) -> nn.Sequential:
         ("last", nn.Linear(20, 3)),
     ]
     return nn.Sequential(OrderedDict(layers))
+
+
+def test_large_trunks_are_matched_without_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trunk, "_MOST_DENSE", 100)
+    monkeypatch.setattr(trunk, "gauss_newton", None)  # what forms the matrix
+    observation, victim = seen(payload_of("lenet", GREY))
+    solution = ClosedForm(fallback=Normal()).solve(observation)
+    assert solution is not None
+    assert math.isnan(solution.determined)
+    assert ssim(victim.inputs[0], solution.image.float().clamp(0, 1)) > 0.9
 
 
 def test_lenet_gives_a_grey_image_away() -> None:

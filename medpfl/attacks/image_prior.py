@@ -110,7 +110,7 @@ class ImageGaussian:
         return ImageGaussian(shape=self.shape, share=self.share, **moved)
 
 
-def natural(shape: Sequence[int], *, steepness: float = 1.0) -> ImageGaussian:
+def natural(shape: Sequence[int]) -> ImageGaussian:
     """Return the law that pictures of whatever kind nearly follow: energy falls with frequency.
 
     Of photographs the amplitude is about one over the frequency (Field 1987, Relations between the
@@ -119,13 +119,12 @@ def natural(shape: Sequence[int], *, steepness: float = 1.0) -> ImageGaussian:
 
     Args:
         shape: `(C, *S)` of the unknowns.
-        steepness: power of that law: 1 as it is, 0 for white noise.
     """
     axes = [torch.arange(size, dtype=torch.float64) for size in shape[1:]]
     squares = sum(k.square() for k in torch.meshgrid(*axes, indexing="ij")) + torch.ones(())
     share = torch.full((shape[0], *[1] * len(axes)), _OF_COLOUR, dtype=torch.float64)
     share[0] = 1
-    variances = (share / squares ** (len(axes) / 2)) ** steepness
+    variances = share / squares ** (len(axes) / 2)
     variances *= _UNIFORM / variances.mean()
     flat = variances.flatten()
     return ImageGaussian(

@@ -137,9 +137,16 @@ class Solver:
                 continue
             key = key if screening is None else screening.led(key)
             row = self.rows.row(key, dtype)
+            if row.key.solution is not None and row.key.solution.final:
+                unanswered.append(self.rows.solved(row, self._objective_of(row)))
+                continue
             yield row
             for restart in range(self.rows.members, self.search.side_by_side, self.rows.members):
                 yield self.rows.row(replace(key, restart=restart), dtype, row.target)
+
+    def _objective_of(self, row: Row[Key, Targets]) -> float:
+        single = self.objective(self.search.stages[0], chunk=1)
+        return float(single(row.start.unsqueeze(0), row.target)[0])
 
     def _separated(self) -> Callable[[Outcome[Key]], list[Outcome[Key]]]:
         """Return a function that says of an ended row how each of its restarts has ended."""

@@ -33,10 +33,13 @@ class Solution:
         image: `(C, *S)` in the client's input space.
         determined: the share of its unknowns that the equations determine, see
             `determined_share`; NaN where that was not asked.
+        final: whether a search has nothing to add: what the equations leave open, the whole update
+            leaves open, too.
     """
 
     image: Tensor
     determined: float
+    final: bool = False
 
 
 @runtime_checkable

@@ -68,9 +68,12 @@ def show(images: Images, command: Sequence[str]) -> None:
     for strength in STRENGTHS:
         plain = [hidden(images, strength, seed, reach=1.0) for seed in range(_DRAWS)]
         inside = [hidden(images, strength, seed, reach=256.0) for seed in range(_DRAWS)]
-        seen = [_seen(one.planting.payload, images, alone=True) for one in plain]
-        seen_inside = [_seen(one.planting.payload, images, alone=True) for one in inside]
-        anyhow = [_seen(one.planting.payload, images, alone=False) for one in plain + inside]
+        checks = [_checks(one.planting.payload, images) for one in plain]
+        checks_inside = [_checks(one.planting.payload, images) for one in inside]
+        seen, seen_inside = (
+            [bool(found - {wide.NAME}) for found in each] for each in (checks, checks_inside)
+        )
+        anyhow = [bool(found) for found in checks + checks_inside]
         for batch in _BATCHES:
             found = [hit for one in plain for hit in _recovered(one.planting, attacked, batch)]
             rates = (found, seen, seen_inside, anyhow)
@@ -126,16 +129,15 @@ def _moved(edges: Tensor, stream: torch.Generator) -> Tensor:
     return (edges + (torch.rand(_BINS, generator=stream) - 0.5) * gaps).sort().values
 
 
-def _seen(payload: ServerPayload, images: Images, *, alone: bool) -> bool:
-    """Tell whether the inspection is alarmed by what the server sends: its rows are shuffled."""
+def _checks(payload: ServerPayload, images: Images) -> set[str]:
+    """Return the checks that are alarmed by what the server sends: its rows are shuffled."""
     order = torch.randperm(_BINS, generator=torch.Generator().manual_seed(0))
     shuffled = {
         name: tensor[order] if name.startswith("rows.") else tensor
         for name, tensor in payload.parameters.items()
     }
     verdict = examine(Received(shuffled, payload.buffers, payload.model, images.spec.shape))
-    found = {finding.check for finding in verdict.alarms}
-    return bool(found - {wide.NAME} if alone else found)
+    return {finding.check for finding in verdict.alarms}
 
 
 def _recovered(planting: Planting, images: Images, batch: int) -> list[bool]:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from medpfl.bench import hidden_rows
+from medpfl.bench import concentration, hidden_rows
 from medpfl.bench.honest_models import Images, images_of, kinds, states
 from medpfl.bench.machine import show_note, show_table
 from medpfl.bench.malicious_models import cases, sent
@@ -23,6 +23,7 @@ from medpfl.report.tables import format_rate
 from medpfl.types import ServerPayload
 
 _SIZE, _VOLUME = 64, 16
+_TABLES = ("malicious", "honest", "hidden", "updates")
 _COLUMNS = ("models", "caught", "by its weights alone", "checks that caught it")
 _HONEST = ("models", "false alarms", "of which by weights alone", "kinds of network")
 _NOTE = (
@@ -76,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tables",
         nargs="+",
-        choices=("malicious", "honest", "hidden"),
-        default=["malicious", "honest", "hidden"],
+        choices=_TABLES,
+        default=list(_TABLES),
     )
 
 
@@ -94,6 +95,8 @@ def run(arguments: argparse.Namespace, command: Sequence[str]) -> None:
         _show_honest(arguments, images, command)
     if "hidden" in arguments.tables:
         hidden_rows.show(images.resized(32), command)
+    if "updates" in arguments.tables:
+        concentration.show(images.resized(32), command)
 
 
 def _show_malicious(images: Images, command: Sequence[str]) -> None:
@@ -102,6 +105,8 @@ def _show_malicious(images: Images, command: Sequence[str]) -> None:
         verdict = _examined(case.payload, images)
         for family in (case.family, "all"):
             tallies[family].verdicts.append(verdict)
+        if len(tallies["all"].verdicts) % 20 == 0:
+            _aside(f"{tallies['all'].rate()} until here")
         if not _checks(verdict, alone=True):
             _aside(f"not caught by its weights: {case.family}: {case.name}")
     rows = [
@@ -123,6 +128,7 @@ def _show_honest(arguments: argparse.Namespace, images: Images, command: Sequenc
                 tallies[name].kinds.add(kind.name)
             for finding in verdict.alarms:
                 _aside(f"false alarm: {kind}, {state}: {finding.check} {finding.measured}")
+        _aside(f"{kind.name}: {tallies['all'].rate()} until here")
     rows = [
         (name, tally.rate(), tally.rate(alone=True), str(len(tally.kinds)))
         for name, tally in _all_last(tallies)

@@ -159,7 +159,8 @@ def run(arguments: argparse.Namespace, command: Sequence[str]) -> None:
     tried = [one for b in arguments.batches for one in _tried(arguments, b, installed)]
     make_private_folder(folder)
     beside = f" beside breaching {version('breaching')}'s" if installed else ""
-    title = f"medpfl's imprint{beside}: {arguments.dataset}, {arguments.bins} bins"
+    name = arguments.dataset.partition("@")[0]  # not where it lies
+    title = f"medpfl's imprint{beside}: {name}, {arguments.bins} bins"
     rows = [_row(one, arguments.bins) for one in tried]
     show_table(title, HEADER, rows, command=command)
     notes = [_NOTE] if installed else [_NOTE, breaching_side.HOW_TO_GET]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from medpfl.bench.honest_models import Images
-from medpfl.federated.malicious import ImprintServer, MicServer, TrapServer
-from medpfl.federated.malicious.base import Server
-from medpfl.models import CPLCNN, LeNet, ResNet18
+from medpfl.federated.malicious import ImprintServer, LokiServer, MicServer, TrapServer
+from medpfl.federated.malicious.base import Awaited, Server
+from medpfl.models import CPLCNN, IDLGCNN, LeNet, ResNet18
 from medpfl.models.base import NetworkFactory
 from medpfl.models.init import DefaultInit, UniformInit
 from medpfl.models.rows import Rows, fill, planted
@@ -21,6 +21,7 @@ from medpfl.types import ServerPayload
 _NETWORKS: Mapping[str, NetworkFactory] = {
     "LeNet": LeNet(init=DefaultInit()),
     "CPLCNN": CPLCNN(init=UniformInit()),
+    "IDLGCNN": IDLGCNN(init=UniformInit()),
     "ResNet18": ResNet18(init=DefaultInit()),
 }
 _MIDDLE = (("LeNet", "conv2"), ("LeNet", "fc1"), ("CPLCNN", "fc"), ("ResNet18", "layer3"))
@@ -48,6 +49,7 @@ def cases(images: Images) -> Iterator[Case]:
         images: the server's public ones.
     """
     yield from _imprints(images)
+    yield from _blank_rows(images)
     yield from _several_queries(images)
     yield from _traps(images)
     yield from _one_client(images)
@@ -95,6 +97,26 @@ def _imprints(images: Images) -> Iterator[Case]:
                 yield Case("imprint, inside", where, _planted(inner, network, images))
 
 
+def _blank_rows(images: Images) -> Iterator[Case]:
+    """Yield imprints of zero rows, which an imprint has where clients train, and LOKI's."""
+    for bins, kind in product((50, 200, 1000), ("cumulative", "sparse")):
+        server = ImprintServer(
+            bins=bins, kind="sparse" if kind == "sparse" else "cumulative", zero_rows=True
+        )
+        yield Case("imprint of zero rows", f"{kind}, {bins}", _planted(server, "LeNet", images))
+        for network, place in _MIDDLE:
+            inner = _planted(replace(server, place=place), network, images)
+            where = f"{kind}, {bins} bins, ahead of {network}.{place}"
+            yield Case("imprint of zero rows", where, inner)
+    for bins, clients in product((50, 200), (2, 12)):
+        loki = LokiServer(bins=bins)
+        stream = torch.Generator().manual_seed(1)
+        base, awaited = honest("CPLCNN", images), Awaited(images=16 * clients, clients=clients)
+        sent_out = loki.plant(base, images.spec, images.inputs, stream, awaited)
+        name = f"columns of {clients} clients, {bins} bins"
+        yield Case("LOKI, columns", name, sent_out.sent(1))
+
+
 def _several_queries(images: Images) -> Iterator[Case]:
     entries = torch.Size(images.spec.shape).numel()
     for queries, bins, block in product((2, 10, 50), (50, 100), (1000, 4)):
@@ -140,27 +162,21 @@ def _one_client(images: Images) -> Iterator[Case]:
     entries = torch.Size(images.spec.shape).numel()
     for clients, bins in product((2, 10, 30), (50, 200)):
         stream = torch.Generator().manual_seed(clients)
-        kernels = nn.Conv2d(channels, channels * clients, 3, padding=1)
+        kernels = nn.Conv2d(channels, channels * clients, 3, padding=1, bias=False)
         reading = nn.Linear(clients * entries, bins)
         back = nn.Linear(bins, entries)
         with torch.no_grad():
             kernels.weight.zero_()
             kernels.weight[range(channels), range(channels), 1, 1] = 1.0
-            kernels.bias.zero_() if kernels.bias is not None else None
             query = torch.randn(clients * entries, generator=stream) / entries**0.5
             reading.weight.copy_(query.expand(bins, -1))
             reading.bias.copy_(-torch.linspace(-1, 1, bins))
         network = _NETWORKS["LeNet"].build(images.spec, stream)
-        ahead = (
-            kernels,
-            nn.Flatten(),
-            reading,
-            nn.ReLU(),
-            back,
-            nn.Unflatten(1, (channels, *sides)),
-        )
+        behind = (nn.ReLU(), back, nn.Unflatten(1, (channels, *sides)), network)
         name = f"one of {clients} clients, {bins} bins"
-        yield Case("LOKI", name, sent(nn.Sequential(*ahead, network)))
+        yield Case(
+            "LOKI, kernels", name, sent(nn.Sequential(kernels, nn.Flatten(), reading, *behind))
+        )
 
 
 def _among_honest_rows() -> Iterator[Case]:

@@ -88,7 +88,6 @@ class LoadedData:
         images: the attacked split, all of it.
         train: the training split: for pretraining, statistics and the mean image.
         selected: indices into `images`: the attacked images, in order.
-        visited: those that the selection visits, whatever number of them is attacked.
         skipped: unreadable files that were left out.
         notes: lines for the user, such as the stride and why it was chosen.
         source: where the images come from.
@@ -96,6 +95,8 @@ class LoadedData:
             the dataset has none. Where the test split is attacked it is the training split, which
             the server may have pretrained on. Its files are not checked before they are read.
         has_others: whether there are images beside the attacked ones, to compare these with.
+        visited: indices that the selection visits, whatever number of them is attacked; None where
+            that is not known, and `selected` stands for it.
     """
 
     name: str
@@ -105,12 +106,12 @@ class LoadedData:
     images: ImageSet
     train: ImageSet
     selected: tuple[int, ...]
-    visited: tuple[int, ...]
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     source: str
     held_out: ImageSet | None = None
     has_others: bool = True
+    visited: tuple[int, ...] | None = None
 
     def mean_image(self) -> Tensor:
         """Return the mean of up to 512 evenly spaced training images, `(C, *S)`.

@@ -9,7 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from medpfl.batch_norm import IN_WORDS
 from medpfl.data import LoadedData
 from medpfl.defenses import Defenses
 from medpfl.errors import ConfigurationError
@@ -27,6 +26,7 @@ from medpfl.federated.secure import SecureRounds, Summed, sums
 from medpfl.federated.sending import Sender, Sent
 from medpfl.federated.server import Federation, ModelFactory
 from medpfl.federated.training import ClientStates, Rounds
+from medpfl.federated.words import in_words, planted_in_words
 from medpfl.source import Described, Planned
 from medpfl.threat import ThreatModel
 from medpfl.types import Capture, Observation, ServerPayload, Truth
@@ -107,7 +107,7 @@ class Simulation:
             own = [set(shard) for shard in self.shards]
             selected, visited = (
                 [[ids[i] for i in chosen if i in shard] for shard in own]
-                for chosen in (self.data.selected, self.data.visited)
+                for chosen in (self.data.selected, self.data.visited or self.data.selected)
             )
             planned = probes(
                 selected,
@@ -224,33 +224,13 @@ class Simulation:
         )
 
     def _in_words(self) -> Iterator[str]:
-        f, largest = self.federation, max(self.plan, key=lambda planned: planned.images)
+        first, largest = self.plan[0], max(self.plan, key=lambda planned: planned.images)
         told = self.server.describe(self._awaited(largest))
         if told is not None:
-            added = self.rows_planted
-            yield f"server {told}. Adds {added:,} parameters, {4 * added / 1e6:,.1f} MB each way"
-            first = self.plan[0]
-            yield from self._planted(first, self._payload(first.capture_id)).measured
-        if f.is_shared:
-            sizes = sorted(map(len, self.shards))
-            images = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
-            splits = {"folder": "by folder", "dirichlet": f"dirichlet (alpha {f.alpha:g})"}
-            split = splits.get(f.partition, f.partition)
-            yield f"{len(sizes)} clients of {images} images, {split}; {f.rounds} rounds"
-            rounds = ", ".join(str(r) for r in sorted({p.round for p in self.plan}))
-            what = "updates" if self._secure is None else "sums over clients"
-            yield f"captured: {len(self.plan)} {what}, after rounds {rounds}"
-            if f.batch_norm != "eval_public":
-                yield f"BatchNorm: {IN_WORDS[f.batch_norm]}"
-        if f.local.kind == "delta":
-            yield f.local.describe()
-        if f.is_shared and f.local.batch_size is not None:
-            few = sum(len(shard) < f.local.batch_size for shard in self.shards)
-            if few:
-                yield (
-                    f"{few} of {len(self.shards)} clients have fewer images than a local batch of "
-                    f"{f.local.batch_size}: all of them are one step"
-                )
+            measured = self._planted(first, self._payload(first.capture_id)).measured
+            yield from planted_in_words(told, self.rows_planted, measured)
+        shards = self.shards if self.federation.is_shared else ()
+        yield from in_words(self.federation, shards, self.plan, summed=self.sees_sums)
 
     def _models(
         self, left: list[Planned], diary: Diary | None, states: ClientStates | None = None

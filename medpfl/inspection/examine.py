@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from medpfl.inspection import agreed as agreement
-from medpfl.inspection import balanced, kernels, numbers, paired, repeated, wide
+from medpfl.inspection import balanced, blank, kernels, numbers, paired, repeated, wide
 from medpfl.inspection.received import Received
 from medpfl.inspection.verdict import Verdict
 
-CHECKS = (numbers, wide, repeated, paired, balanced, kernels)
+CHECKS = (numbers, wide, repeated, blank, paired, balanced, kernels)
 """In the order in which findings are told; each a file with a `NAME` and a `check`."""
 
 

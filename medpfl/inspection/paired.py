@@ -60,7 +60,7 @@ def partners(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         partner there, and the scale; `(K,)` each.
     """
     values = weight.float()
-    bins = 2 ** min(16, max(12, math.ceil(math.log2(8 * values.shape[1]))))
+    bins = 2 ** min(15, max(12, math.ceil(math.log2(8 * values.shape[1]))))
     sizes = _spread(values)
     largest = sizes.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     place = ((sizes / largest).clamp_min(1e-30).log() / _RANGE + 1) * bins

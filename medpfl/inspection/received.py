@@ -19,6 +19,7 @@ class Layer:
         name: of its weight.
         weight: `(K, D)`: a row for every output, with all that it looks at.
         bias: `(K,)`, or None without one.
+        bias_name: its name.
         is_linear: whether the weight is a matrix, and no convolution's kernels.
         shape: of the weight itself.
     """
@@ -26,6 +27,7 @@ class Layer:
     name: str
     weight: Tensor
     bias: Tensor | None
+    bias_name: str | None
     is_linear: bool
     shape: tuple[int, ...]
 
@@ -70,7 +72,7 @@ class Received:
         cls, state: Mapping[str, Tensor], input_shape: tuple[int, ...] | None = None
     ) -> Received:
         """Return what a file of weights holds; buffers are known by their names."""
-        buffers = {n: t for n, t in state.items() if not t.is_floating_point() or _is_statistic(n)}
+        buffers = {n: t for n, t in state.items() if not t.is_floating_point() or is_statistic(n)}
         parameters = {n: t for n, t in state.items() if n not in buffers}
         return cls(parameters, buffers, None, input_shape, in_order=False)
 
@@ -82,23 +84,26 @@ class Received:
     def _layers(self) -> Iterator[Layer]:
         for name, tensor in self.parameters.items():
             if tensor.dim() >= 2 and tensor.numel() and tensor.is_floating_point():
+                bias = self._bias(name, tensor.shape[0])
                 yield Layer(
                     name,
                     tensor.detach().reshape(tensor.shape[0], -1),
-                    self._bias(name, tensor.shape[0]),
+                    None if bias is None else self.parameters[bias].detach(),
+                    bias,
                     tensor.dim() == 2,
                     tuple(tensor.shape),
                 )
 
-    def _bias(self, weight: str, rows: int) -> Tensor | None:
-        """Return the bias that goes with a weight: of the same name but for one word."""
+    def _bias(self, weight: str, rows: int) -> str | None:
+        """Return the name of the bias that goes with a weight: the same but for one word."""
         for old, new in (("weights", "biases"), ("weight", "bias")):
             ahead, found, behind = weight.rpartition(old)
-            bias = self.parameters.get(f"{ahead}{new}{behind}") if found else None
-            if bias is not None and tuple(bias.shape) == (rows,):
-                return bias.detach()
+            name = f"{ahead}{new}{behind}"
+            if found and name in self.parameters and self.parameters[name].shape == (rows,):
+                return name
         return None
 
 
-def _is_statistic(name: str) -> bool:
+def is_statistic(name: str) -> bool:
+    """Tell BatchNorm's statistics by their name."""
     return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")

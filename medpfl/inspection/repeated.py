@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medpfl.inspection.reach import reach_of
 from medpfl.inspection.received import Layer, Received
 from medpfl.inspection.verdict import Finding
 
@@ -45,7 +46,7 @@ class Cluster:
         cosine: with one of them all others have at least this absolute cosine.
         inputs: D of each.
         rows: how many there are.
-        share: of their squared norm, how much the leading direction has, all rows of unit length.
+        share: of the others' squared norm, how much lies along that one, on average.
         thresholds: how many different ones; NaN without biases, like all below.
         spread: of the thresholds, a standard deviation by quartiles, in units of one over the root
             of the inputs: honest biases begin at 1.
@@ -67,26 +68,34 @@ class Cluster:
 def check(received: Received) -> Iterator[Finding]:
     """Yield a finding for every layer, or layers of few rows together, with such rows."""
     for layers in _together(received.layers):
-        found = [finding for c in clusters(layers) if (finding := _judged(c, layers)) is not None]
+        found = [
+            finding
+            for c in clusters(layers, received)
+            if (finding := _judged(c, layers)) is not None
+        ]
         if found:
             yield max(found, key=lambda finding: finding.measured["rows"])
 
 
-def clusters(layers: Sequence[Layer]) -> Iterator[Cluster]:
+def clusters(layers: Sequence[Layer], received: Received) -> Iterator[Cluster]:
     """Yield the rows that are alike, for one level of likeness after another.
 
     Args:
         layers: of as many inputs each.
+        received: the model that they are of.
     """
-    rows, biases = _normalised(layers)
+    rows, norms, alive = _normalised(layers)
     if len(rows) < LEAST_ROWS:
         return
     cosines = rows @ rows.T
+    if int((cosines.abs() >= min(SPREADS)).sum(1).max()) < LEAST_ROWS:
+        return  # so it is for most layers, on every level
+    biases = _thresholds(layers, received, norms, alive)
     for level in (COPIES, *SPREADS):
         for centre, members in _alike(cosines, level):
-            signs = cosines[centre, members].sign()
-            own = None if biases is None else biases[members] * signs
-            yield _cluster(level, layers[0].inputs, rows[members], own)
+            along = cosines[centre, members]
+            own = None if biases is None else biases[members] * along.sign()
+            yield _cluster(level, layers[0].inputs, along, own)
 
 
 def sketched(weight: Tensor, size: int = SKETCH) -> Tensor:
@@ -130,29 +139,32 @@ def _together(layers: Sequence[Layer]) -> Iterator[tuple[Layer, ...]]:
     yield from map(tuple, few.values())
 
 
-def _normalised(layers: Sequence[Layer]) -> tuple[Tensor, Tensor | None]:
-    """Return rows of unit length, `(K, S)`, and their biases in that unit where all have one.
+def _normalised(layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows of unit length, `(K, S)`, their lengths, and which of all rows they are.
 
     Rows that are zero, or nothing beside the others, are left out: pruning and weight decay leave
     such rows, and they are on for no image or for all.
     """
-    parts, biases = [], []
-    for layer in layers:
-        kept = _kept(layer.rows)
-        parts.append(sketched(layer.weight[kept]))
-        biases.append(None if layer.bias is None else layer.bias[kept].float())
-    rows = torch.cat(parts)
+    rows = torch.cat([sketched(layer.weight[_kept(layer.rows)]) for layer in layers])
     norms = rows.norm(dim=1)
     alive = norms > _DEAD * norms.median()
     if layers[0].inputs < _MANY_INPUTS:  # of which pruning leaves single ones, in many rows
         alive &= (rows != 0).sum(1) >= _ENTRIES
-    rows = rows[alive] / norms[alive, None]
-    if any(bias is None for bias in biases):
-        return rows, None
-    bias = torch.cat([bias for bias in biases if bias is not None])[alive]
+    return rows[alive] / norms[alive, None], norms[alive], alive
+
+
+def _thresholds(
+    layers: Sequence[Layer], received: Received, norms: Tensor, alive: Tensor
+) -> Tensor | None:
+    """Return the biases of normalised rows, in the unit of `Cluster.spread`, where all have one."""
+    biases = []
+    for layer in layers:
+        if layer.bias is None:
+            return None
+        biases.append(layer.bias[_kept(layer.rows)].float() * reach_of(received, layer))
     # Rows that weight decay has made small keep biases that are large beside them.
-    unit = norms[alive].clamp_min(_SMALL * float(norms.quantile(0.9)))
-    return rows, bias / unit * math.sqrt(layers[0].inputs)
+    unit = norms.clamp_min(_SMALL * float(norms.quantile(0.9)))
+    return torch.cat(biases)[alive] / unit * math.sqrt(layers[0].inputs)
 
 
 def _kept(rows: int) -> Tensor:
@@ -173,15 +185,15 @@ def _alike(cosines: Tensor, level: float) -> Iterator[tuple[int, Tensor]]:
         near[:, members] = False
 
 
-def _cluster(level: float, inputs: int, rows: Tensor, thresholds: Tensor | None) -> Cluster:
-    leading = float(torch.linalg.eigvalsh(rows @ rows.T)[-1]) / len(rows)
+def _cluster(level: float, inputs: int, along: Tensor, thresholds: Tensor | None) -> Cluster:
+    share = float(along.square().mean())
     nothing = math.nan
     if thresholds is None:
         return Cluster(
             cosine=level,
             inputs=inputs,
-            rows=len(rows),
-            share=leading,
+            rows=len(along),
+            share=share,
             thresholds=nothing,
             spread=nothing,
             regularity=nothing,
@@ -191,16 +203,17 @@ def _cluster(level: float, inputs: int, rows: Tensor, thresholds: Tensor | None)
     return Cluster(
         cosine=level,
         inputs=inputs,
-        rows=len(rows),
-        share=leading,
+        rows=len(along),
+        share=share,
         thresholds=len(torch.unique(thresholds)),
         spread=float(quartiles.diff()) / 1.349,
-        regularity=_regularity(thresholds),
+        regularity=regularity(thresholds),
         order=_order(thresholds),
     )
 
 
-def _regularity(thresholds: Tensor) -> float:
+def regularity(thresholds: Tensor) -> float:
+    """Return the mean ratio of neighbouring gaps, see `Cluster.regularity`; NaN of fewer than 2."""
     gaps = torch.unique(thresholds.double()).diff()
     if len(gaps) < 2:
         return math.nan
@@ -219,7 +232,7 @@ def _judged(cluster: Cluster, layers: Sequence[Layer]) -> Finding | None:
     measured = {
         "cosine": cluster.cosine,
         "rows": cluster.rows,
-        "leading_share": cluster.share,
+        "along": cluster.share,
         "thresholds": cluster.thresholds,
         "spread": cluster.spread,
         "regularity": cluster.regularity,

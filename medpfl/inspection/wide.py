@@ -1,4 +1,4 @@
-"""A biased linear layer that looks at whole images, ahead of the first convolution.
+"""A linear layer that looks at whole images, ahead of the first convolution.
 
 The gradient of such a layer gives its inputs away, whatever its weights are; a network that goes on
 with convolutions has no use for it. A multilayer perceptron begins like this, too, and honestly.
@@ -16,7 +16,7 @@ from medpfl.inspection.verdict import Finding
 NAME = "wide_first_layer"
 LEAST_ROWS, LEAST_INPUTS = 8, 256
 _WHY = (
-    "a biased linear layer that looks at whole images: its weights' gradient over its biases' is "
+    "a linear layer that looks at whole images: its weights' gradient over its biases' is "
     "an image wherever one image alone switches a row on"
 )
 
@@ -25,13 +25,14 @@ def check(received: Received) -> Iterator[Finding]:
     """Yield a finding for every such layer.
 
     An alarm where convolutions are known to follow, and it has as many inputs as an image has
-    entries. A note where nothing follows that would be odd; where the order of the layers is not
-    known, as in files; or where nobody says how large images are.
+    entries, or as several have: then columns of each client's own (LOKI, Zhao et al. 2023). A note
+    where nothing follows that would be odd; where the order of the layers is not known, as in
+    files; or where nobody says how large images are.
     """
     entries = None if received.input_shape is None else math.prod(received.input_shape)
     ahead, convolutions = _candidates(received, entries)
     for layer in ahead:
-        if not _is_wide(layer) or (entries is not None and layer.inputs != entries):
+        if not _is_wide(layer) or (entries is not None and layer.inputs % entries):
             continue
         sure = convolutions and entries is not None and received.in_order
         follow = "; convolutions follow, which have no use for it" if sure else ""
@@ -57,5 +58,4 @@ def _candidates(received: Received, entries: int | None) -> tuple[tuple[Layer, .
 
 
 def _is_wide(layer: Layer) -> bool:
-    biased = layer.bias is not None
-    return biased and layer.rows >= LEAST_ROWS and layer.inputs >= LEAST_INPUTS
+    return layer.rows >= LEAST_ROWS and layer.inputs >= LEAST_INPUTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -91,13 +92,13 @@ class ClosedForm:
             return None
         if found is None:
             return None
-        image, residual, determined = found
-        if residual > self._largest_residual or not bool(image.isfinite().all()):
+        solution, residual = found
+        if residual > self._largest_residual or not bool(solution.image.isfinite().all()):
             return None
-        return Solution(image.expand(observation.spec.shape), determined)
+        return replace(solution, image=solution.image.expand(observation.spec.shape))
 
-    def _found(self, observation: Observation) -> tuple[Tensor, float, float] | None:
-        """Return an image, the residual of its equations, and how much these determine of it."""
+    def _found(self, observation: Observation) -> tuple[Solution, float] | None:
+        """Return an image and the relative residual of its equations."""
         model, shape = observation.payload.model, observation.spec.shape
         if isinstance(model, SigmoidCNN):
             rows, bias = observation.tensors["fc.weight"], observation.tensors["fc.bias"]
@@ -106,11 +107,11 @@ class ClosedForm:
             if features is None or misfit(rows, bias, features) > self._largest_residual:
                 return None
             if len(features) >= torch.Size(shape).numel():
-                return *self._by_features(observation, features), math.nan
+                return self._by_features(observation, features)
             return self._layer_by_layer(observation, features)
         return self._by_trunk(observation)
 
-    def _by_trunk(self, observation: Observation) -> tuple[Tensor, float, float] | None:
+    def _by_trunk(self, observation: Observation) -> tuple[Solution, float] | None:
         payload, spec = observation.payload, observation.spec
         if self._trunk is None or self._trunk[0] is not payload:
             self._trunk = (payload, Trunk.of(payload, spec.shape))
@@ -118,20 +119,24 @@ class ClosedForm:
         if trunk is None or not trunk.suits(image_unknowns(spec).count):
             return None
         equations = TrunkEquations.of(observation, trunk)
-        return None if equations is None else match_trunk(equations)
+        if equations is None:
+            return None
+        image, residual, determined = match_trunk(equations)
+        return Solution(image, determined), residual
 
-    def _by_features(self, observation: Observation, features: Tensor) -> tuple[Tensor, float]:
+    def _by_features(self, observation: Observation, features: Tensor) -> tuple[Solution, float]:
         extract, spec = _extractor(observation.payload), observation.spec
         unknown = (1, *spec.shape[1:]) if _is_tied(spec) else spec.shape
 
         def extract_expanded(image: Tensor) -> Tensor:
             return extract(image.expand(1, *spec.shape))
 
-        return match_features(extract_expanded, features, unknown)
+        image, residual = match_features(extract_expanded, features, unknown)
+        return Solution(image, math.nan), residual
 
     def _layer_by_layer(
         self, observation: Observation, features: Tensor
-    ) -> tuple[Tensor, float, float] | None:
+    ) -> tuple[Solution, float] | None:
         model, tensors = observation.payload.model, observation.tensors
         fc = observation.payload.parameters["fc.weight"].double()
         shapes = _shapes(model, observation.spec.shape)
@@ -145,8 +150,9 @@ class ClosedForm:
                 equations = LowerEquations.of(lower, output, above, observation.spec, tied=tied)
                 if not equations.suit:
                     return None
-                output, residual = match_lower(equations)
-                return output, max(worst, residual), equations.most_determined
+                image, residual = match_lower(equations)
+                share = equations.most_determined
+                return Solution(image, share, final=share < 1), max(worst, residual)
             inverse = self._inverse(observation, place)
             below = inverse.gradient_below(output, above)
             sent = tensors[f"{name}.weight"]
@@ -156,7 +162,7 @@ class ClosedForm:
             above, worst = below, max(worst, residual)
             if worst > self._largest_residual:  # the layers below are larger, and would cost most
                 break
-        return output, worst, math.nan
+        return Solution(output, math.nan), worst
 
     def _inverse(self, observation: Observation, place: int) -> ConvolutionInverse:
         """Return the network's part of a convolution's equations, computed once a payload."""

@@ -1,4 +1,4 @@
-"""Invert the lowest layers of a sigmoid CNN together, where one by one they have too many unknowns.
+"""Invert the lowest layers of a sigmoid CNN together, where one has too many unknowns.
 
 Strides make a network narrow at its end and wide at its start. Of a volume of 32 voxels a side the
 second layer of dlg_cnn reads 49,152 numbers, and its own equations are 24,144: by itself it cannot
@@ -7,10 +7,10 @@ what they must explain are the output of the highest of these layers, known from
 the weight gradients of all of them.
 
 Each equation is divided by the size of what it sums, which leaves the Jacobian's singular values
-within some two orders of magnitude; so Levenberg-Marquardt with conjugate gradients gets through,
-with products of convolutions alone. Equations may still be fewer than voxels. Then two things that
-are true of images decide: no voxel is blacker than black or whiter than white (the air around a
-patient is black, which makes up for many equations), and neighbours are alike.
+within some two orders of magnitude; so Gauss-Newton steps by conjugate gradients get through, with
+products of convolutions alone. Equations may still be fewer than voxels. Then two things that are
+true of images decide: no voxel is blacker than black or whiter than white (the air around a patient
+is black, which makes up for many equations), and energy falls with frequency (`natural`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 from torch.nn.grad import conv2d_weight, conv3d_weight
 
 from medpfl.attacks.closed_form.layerwise import (
@@ -31,31 +30,18 @@ from medpfl.attacks.closed_form.layerwise import (
     convolved,
     numeric_padding,
 )
-from medpfl.attacks.curvature import gauss_newton
+from medpfl.attacks.closed_form.steps import grey, likely_unknowns, outside, solve
 from medpfl.attacks.determination import LEAST_DETERMINED
-from medpfl.attacks.image_prior import natural
 from medpfl.attacks.unknowns import Unknowns
-from medpfl.optim.damped import conjugate_gradients, of_one_vector
 from medpfl.types import DataSpec
 
 _WEIGHT_GRADIENT = {4: conv2d_weight, 5: conv3d_weight}
-# A product takes a twentieth of a second there, and the whole a minute or two.
+# A product takes a twentieth of a second there, and the whole a minute.
 _MOST_UNKNOWNS = 40_000
-_STEPS = 20
 _PRODUCTS = 100
-_HALVINGS = 8
-# Of the first step, and a tenth of it in every later one.
-_FIRST_DAMPING = 2e-3
-_LAST_DAMPING = 1e-8
-_PRECISE = 1e-4
+_DAMPING = 2e-3
 # The relative residual that the rounding of a float32 client leaves at the least.
 _SOLVED = 1e-6
-# A step that gains less than this is the end.
-_SLOWEST = 0.03
-# Of pictures' law of energy over frequency: its power, a third, and so closer to white. The law as
-# it is makes high frequencies so small that the equations that tell them take most of the products.
-_STEEPNESS = 0.3
-_GREY = 0.5
 # The sigmoid's slope at zero: how much of what a weight moves reaches the next layer, at most.
 _SLOPE = 0.25
 # An equation whose window is all but empty is not blown up: it holds rounding.
@@ -131,14 +117,9 @@ class LowerEquations:
         """
         output = output.clamp(OPEN_INTERVAL, 1 - OPEN_INTERVAL).unsqueeze(0)
         delta = above.unsqueeze(0) * output * (1 - output)
-        shape = (1, *spec.shape[1:]) if tied else spec.shape
-        law = natural(shape, steepness=_STEEPNESS)
-        unknowns = Unknowns(
-            spec, images=1, classes=spec.num_classes, joint_labels=False, tied=tied, likely=law
-        )
+        unknowns = likely_unknowns(spec, tied=tied)
         equations = cls(layers, output, delta, unknowns, ())
-        grey = torch.full(unknowns.image_shape, _GREY, dtype=torch.float64)
-        _, deltas = equations._through(spec.normalise(grey))
+        _, deltas = equations._through(grey(unknowns))
         return replace(equations, sizes=equations._sizes(deltas))
 
     @property
@@ -160,15 +141,9 @@ class LowerEquations:
         return unknowns <= _MOST_UNKNOWNS and self.count >= LEAST_DETERMINED * unknowns
 
     def residual(self, z: Tensor) -> Tensor:
-        """Return what an image, a vector `(D,)`, leaves unexplained, then what lies outside [0, 1].
-
-        `(R,)`, of which the last entries, one a pixel, are by how much that is above or below.
-        """
-        inputs_norm, _ = self.unknowns.unpack(z)
-        pixels = self.unknowns.spec.denormalise(inputs_norm)
-        inputs, deltas = self._through(inputs_norm)
-        outside = (pixels - pixels.clamp(0, 1)).flatten()
-        return torch.cat([self._features(inputs[-1]), *self._sent(inputs, deltas), outside])
+        """Return what an image, a vector `(D,)`, leaves unexplained, `(R,)`."""
+        inputs, deltas = self._through(self.unknowns.unpack(z)[0])
+        return torch.cat([self._features(inputs[-1]), *self._sent(inputs, deltas)])
 
     @property
     def blank(self) -> float:
@@ -219,44 +194,22 @@ class LowerEquations:
 
 
 def match_lower(equations: LowerEquations) -> tuple[Tensor, float]:
-    """Solve the equations by Gauss-Newton steps, from a grey image.
-
-    Each step takes its conjugate gradients no further than `_PRODUCTS`: what so many products do
-    not reach is left for later steps, which is what damping would do, and costs less.
+    """Solve the equations, from a grey image.
 
     Returns:
         The image `(C, *S)` in the client's input space, and the equations' relative residual.
     """
     unknowns, size = equations.unknowns, max(equations.blank, 1e-300)
-    grey = unknowns.spec.normalise(torch.full(unknowns.image_shape, _GREY, dtype=torch.float64))
-    z = unknowns.pack(grey, torch.empty(0))
-    linearise = gauss_newton(equations.residual, rowwise=())
-    value = math.inf
-    for number in range(_STEPS):
-        residual, backward = vjp(equations.residual, z)[:2]
-        value = float(residual.square().sum())
-        step = conjugate_gradients(
-            of_one_vector(linearise(z.unsqueeze(0))),
-            backward(2 * residual)[0].unsqueeze(0),
-            z.new_full((1,), max(_FIRST_DAMPING * 0.1**number, _LAST_DAMPING)),
-            tolerance=_PRECISE,
-            max_steps=_PRODUCTS,
-        )[0]
-        before, (z, value) = value, _shortened(equations, z, step, value)
-        if value <= (_SOLVED * size) ** 2 or value > (1 - _SLOWEST) * before:
-            break
-    left = equations.residual(z)[: equations.count]
+
+    def residual(z: Tensor) -> Tensor:
+        return torch.cat([equations.residual(z), outside(unknowns, z)])
+
+    z = solve(
+        residual,
+        unknowns.pack(grey(unknowns), torch.empty(0)),
+        products=_PRODUCTS,
+        damping=_DAMPING,
+        solved=(_SOLVED * size) ** 2,
+    )
     image, _ = unknowns.unpack(z)
-    return image[0], float(left.norm()) / size
-
-
-def _shortened(
-    equations: LowerEquations, z: Tensor, step: Tensor, value: float
-) -> tuple[Tensor, float]:
-    """Return the first of ever shorter steps that lowers the objective, or none, and it there."""
-    for _ in range(_HALVINGS):
-        there = float(equations.residual(z + step).square().sum())
-        if there < value:
-            return z + step, there
-        step = step / 2
-    return z, value
+    return image[0], float(equations.residual(z).norm()) / size

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp
 
 from medpfl.attacks.closed_form.features import layer_input
+from medpfl.attacks.closed_form.steps import grey, likely_unknowns, outside, solve
 from medpfl.attacks.curvature import gauss_newton
 from medpfl.attacks.determination import FLOAT32_ROUNDING, determined_share, in_pixels
 from medpfl.attacks.unknowns import Unknowns
@@ -31,6 +32,11 @@ from medpfl.types import DataSpec, Observation, ServerPayload
 _MOST_UNKNOWNS = 4096
 _MOST_ENTRIES = 500_000_000
 _PRODUCTS_AT_ONCE = 64
+# Above, the matrix takes minutes a step in three dimensions, and products alone take seconds.
+_MOST_DENSE = 3_200
+_PRODUCTS = 200
+# Of a pixel outside [0, 1], against a tensor's relative error.
+_RANGE_WEIGHT = 0.01
 _STEPS = 60
 # Sigmoid networks are below `_WORST` after five steps; the others are stuck (ReLU networks).
 _PATIENCE = 12
@@ -41,7 +47,6 @@ _SOLVED = 1e-12
 _SLOWEST = 0.03
 # Stuck: no use in asking how much is determined.
 _WORST = 1e-4
-_GREY = 0.5
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,8 @@ def match_trunk(equations: TrunkEquations) -> tuple[Tensor, float, float]:
         unknowns that is determined at that residual.
     """
     unknowns = equations.unknowns
+    if unknowns.count > _MOST_DENSE:
+        return _match_without_matrix(equations)
     best, value = solve_image(equations.residual, unknowns)
     image = unknowns.unpack(best)[0][0]
     if not value <= _WORST:
@@ -225,11 +232,8 @@ def solve_image(residual: Callable[[Tensor], Tensor], unknowns: Unknowns) -> tup
         objective_below=_SOLVED,
         tolerance_change=_SLOWEST,
     )
-    spec, curvature = unknowns.spec, _curvature(residual)
-    grey = unknowns.pack(
-        spec.normalise(torch.full(unknowns.image_shape, _GREY, dtype=torch.float64)), torch.empty(0)
-    )
-    state = optimizer.init(grey.unsqueeze(0))
+    curvature = _curvature(residual)
+    state = optimizer.init(unknowns.pack(grey(unknowns), torch.empty(0)).unsqueeze(0))
     while bool(state.running.any()):
         left, backward = vjp(residual, state.z[0])[:2]
         value = left.square().sum()
@@ -239,6 +243,20 @@ def solve_image(residual: Callable[[Tensor], Tensor], unknowns: Unknowns) -> tup
             break
         optimizer.turn(state, curvature)
     return state.best_z[0], float(state.best_value[0])
+
+
+def _match_without_matrix(equations: TrunkEquations) -> tuple[Tensor, float, float]:
+    """See `match_trunk`; what is determined is not asked, as that takes the matrix."""
+    spec, tied = equations.unknowns.spec, equations.unknowns.tied
+    equations = replace(equations, unknowns=likely_unknowns(spec, tied=tied))
+    unknowns = equations.unknowns
+
+    def residual(z: Tensor) -> Tensor:
+        return torch.cat([equations.residual(z), _RANGE_WEIGHT * outside(unknowns, z)])
+
+    start = unknowns.pack(grey(unknowns), torch.empty(0))
+    z = solve(residual, start, products=_PRODUCTS, damping=_FIRST_DAMPING, solved=_SOLVED)
+    return unknowns.unpack(z)[0][0], float(equations.residual(z).norm()), math.nan
 
 
 def _curvature(residual: Callable[[Tensor], Tensor]) -> Curvature:

@@ -189,8 +189,11 @@ def whole_name(salt: bytes, text: str) -> str:
 
 
 def _whole(data: Dataset, name: str) -> int | None:
-    value = data.get(name)
-    return None if value is None or value == "" else int(value)
+    """Return a whole number, or None where there is none: nothing but a hint depends on it."""
+    try:
+        return int(data.get(name))
+    except (ValueError, TypeError):
+        return None
 
 
 def _patient(data: Dataset, salt: bytes) -> str:

@@ -12,6 +12,8 @@ from torch import Tensor
 from medpfl.defenses.secure_aggregation.masks import Ring
 from medpfl.errors import ConfigurationError
 
+# Entries that are worked on together, so that none of the steps' copies is as large as an update.
+_AT_ONCE = 2**22
 _PLACE = "defense.secure_aggregation"
 
 
@@ -82,13 +84,17 @@ class FixedPoint:
             `(D,)` uint32 or uint64, negative numbers as their complement; the number of entries
             beyond the range, which count as its end.
         """
-        exact = values.detach().to("cpu", torch.float64)
-        clipped = int((exact.abs() > self.clip_range).sum())
-        within = exact.clamp(-self.clip_range, self.clip_range)
-        steps = (within * (self.levels / self.clip_range)).round().to(torch.int64)
-        steps.clamp_(-self.levels, self.levels)  # the quotient above is rounded, too
-        unsigned: Ring = (steps * weight).numpy().view(np.uint64)
-        return unsigned.astype(np.uint32) if self.bits == 32 else unsigned, clipped
+        encoded: Ring = np.empty(len(values), np.uint32 if self.bits == 32 else np.uint64)
+        clipped = 0
+        for first in range(0, len(values), _AT_ONCE):
+            exact = values[first : first + _AT_ONCE].detach().to("cpu", torch.float64)
+            clipped += int((exact.abs() > self.clip_range).sum())
+            within = exact.clamp(-self.clip_range, self.clip_range)
+            steps = (within * (self.levels / self.clip_range)).round().to(torch.int64)
+            steps.clamp_(-self.levels, self.levels)  # the quotient above is rounded, too
+            unsigned = (steps * weight).numpy().view(np.uint64)
+            encoded[first : first + len(unsigned)] = unsigned.astype(encoded.dtype, copy=False)
+        return encoded, clipped
 
     def decode(self, total: Ring) -> Tensor:
         """Return a sum of encoded entries as real numbers.

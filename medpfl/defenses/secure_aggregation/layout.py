@@ -54,8 +54,11 @@ class Layout:
                     f"{name} has the shape {tuple(tensors[name].shape)}, the first client's "
                     f"{tuple(shape)}"
                 )
-        flat = [tensors[name].detach().to("cpu", torch.float64).reshape(-1) for name in self.shapes]
-        return torch.cat(flat)
+        flat = torch.empty(self.length, dtype=torch.float64)
+        parts = torch.split(flat, [prod(shape) for shape in self.shapes.values()])
+        for name, part in zip(self.shapes, parts, strict=True):
+            part.copy_(tensors[name].detach().reshape(-1))
+        return flat
 
     def unflatten(self, values: Tensor) -> dict[str, Tensor]:
         """Return `(D,)` as `{name: P_i}`."""
