@@ -60,8 +60,9 @@ class Rows(nn.Module):
         gain: of the mean.
         reach: of the biases; a bias that moves in large steps against its own size loses nothing
             to the rounding of weights.
-        sparse: whether a row is on where its response is between 0 and 1, and not wherever it is
-            positive.
+        sparse: whether a row is on where its response is between 0 and `top`, and not wherever it
+            is positive.
+        top: see `sparse`.
         ahead: added to the responses of all rows; None: rows measure themselves.
         clients: that have columns and biases of their own: of a client's images, `own` brings
             every entry to its columns, as convolutions whose kernels are the identity for one
@@ -78,13 +79,14 @@ class Rows(nn.Module):
         gain: float,
         reach: float,
         sparse: bool,
+        top: float = 1.0,
         ahead: Ahead | None = None,
         clients: int = 1,
     ) -> None:
         super().__init__()
         self.register_buffer("own", torch.eye(clients)[0] if clients > 1 else None)
         self.ahead = ahead
-        self.gain, self.reach, self.sparse = gain, reach, sparse
+        self.gain, self.reach, self.sparse, self.top = gain, reach, sparse, top
         self.count = sum(blocks)
         many = (clients,) if clients > 1 else ()
         self.weights = nn.ParameterList([torch.empty(k, clients * entries) for k in blocks])
@@ -106,7 +108,7 @@ class Rows(nn.Module):
         return inputs + mean.reshape(-1, *(1,) * (inputs.ndim - 1))
 
     def _activation(self, response: Tensor) -> Tensor:
-        return response.clamp(0, 1) if self.sparse else response.relu()
+        return response.clamp(0, self.top) if self.sparse else response.relu()
 
 
 def of_client(payload: ServerPayload, weights: str, place: int) -> ServerPayload:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ _ADAM_EPS = 1e-8
 # How far a row's response may move over local training, of a bin's width.
 _DRIFT = 0.01
 _LOOKED_AT = 16
+_LOUDEST = 100.0
 
 
 def trains(awaited: Awaited) -> bool:
@@ -26,7 +29,25 @@ def moves(awaited: Awaited) -> bool:
     return trains(awaited) and _steps(awaited) > 1
 
 
-def still_gain(
+@dataclass(frozen=True)
+class Loud:
+    """How loud rows are.
+
+    Args:
+        gain: of their mean response.
+        own: factor on each response; None: 1 / gain, so that images are changed as ever.
+    """
+
+    gain: float
+    own: float | None = None
+
+    @property
+    def response(self) -> float:
+        """Factor on each response."""
+        return 1 / self.gain if self.own is None else self.own
+
+
+def still(
     payload: ServerPayload,
     spec: DataSpec,
     awaited: Awaited,
@@ -35,12 +56,15 @@ def still_gain(
     place: str | None,
     bin_width: float,
     rows: int,
-) -> float:
-    """Return the largest gain, at most 1, by which no row drifts by more than a hundredth of a bin.
+) -> Loud:
+    """Return how loud rows may be for none to drift by more than a hundredth of a bin.
 
     A step moves the response of a row to an image x by the learning rate times a |x|^2, where
     a = gain d / K is what an image passes back, and d how the loss changes with a number added to
-    all features.
+    all features. A small gain leaves the network as it is, which trains on undisturbed. In sums,
+    which are rounded to fixed point, responses are 1 / gain, so that drift is gain^2 of their size
+    and gains may be larger; not under Adam, whose steps are in proportion to gradients only where
+    these are far below its epsilon.
 
     Args:
         payload: the network behind the rows.
@@ -58,7 +82,10 @@ def still_gain(
     size = features_at(payload, place, inputs_norm).flatten(1).double().square().sum(1).max()
     loudest = loudness(payload, place, inputs_norm)
     moved = _way(awaited) * loudest * (float(size) + 1) / rows
-    return min(1.0, _DRIFT * bin_width / max(moved, 1e-30))
+    most = _DRIFT * bin_width / max(moved, 1e-30)
+    if awaited.clients == 1 or awaited.training.optimizer == "adam":
+        return Loud(min(1.0, most), 1.0)
+    return Loud(min(_LOUDEST, most**0.5))
 
 
 def _steps(awaited: Awaited) -> int:

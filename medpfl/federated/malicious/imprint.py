@@ -12,7 +12,7 @@ from torch import Tensor
 from medpfl.errors import ConfigurationError
 from medpfl.federated.malicious.base import ONE_UPDATE, Awaited, Planting
 from medpfl.federated.malicious.bins import Query, joined, measured_edges, normal_edges, query_of
-from medpfl.federated.malicious.drift import moves, still_gain, trains
+from medpfl.federated.malicious.drift import Loud, moves, still, trains
 from medpfl.federated.malicious.place import check_place
 from medpfl.models.rows import (
     Ahead,
@@ -31,6 +31,8 @@ from medpfl.types import DataSpec, ServerPayload
 
 # Of biases: their steps are this much larger, against the rounding of weights.
 _REACH = 256.0
+# How loud rows are where a sum of gradients is rounded to fixed point.
+_SUMMED = 100.0
 
 
 @checked("server")
@@ -56,9 +58,11 @@ class ImprintServer:
         zero_rows: whether rows are zero, and one row beside them measures for all. What zeros move
             by is exact in a difference of float32 weights, whose other entries are rounded. None:
             where clients train.
-        gain: how much the rows' mean response adds to every entry of the image. None: 1, and where
-            clients take several steps, so little that no row's response drifts by more than a
-            hundredth of a bin; Adam's steps are then in proportion to gradients, too.
+        gain: how loud rows are: their responses, 1 / gain of what is measured, have a mean that is
+            multiplied by it, and added to every entry of the image. None: 1; where one gradient is
+            summed over clients, 100, as sums are rounded to a fixed point; where clients take
+            several steps, so little that no row's response drifts by more than a hundredth of a
+            bin. Adam's steps are then in proportion to gradients, too.
         place: the module that rows are put ahead of; null: the whole network.
     """
 
@@ -135,9 +139,9 @@ class ImprintServer:
         entries = shape.numel()
         query = query_of(self.query, entries, self.support, generator)
         edges, widths = self._bins(payload, spec, public, query)
-        gain = self._gain(payload, spec, public, awaited)
+        loud = self._loud(payload, spec, public, awaited)
         clients, apart = self.columns(awaited), self._has_zero_rows(awaited)
-        rows = self._rows(query, edges, 1 / widths, gain, apart=apart, clients=clients)
+        rows = self._rows(query, edges, 1 / widths, loud, apart=apart, clients=clients)
         sent, weights, biases = planted(payload, rows, self.place)
         secret = PlantedBins(
             weights=weights,
@@ -151,7 +155,7 @@ class ImprintServer:
         )
         told = [check_place(payload, self.place, spec, entries)]
         if moves(awaited):
-            told.append(f"rows add {gain:.3g} times their mean response to the image")
+            told.append(f"rows are {loud.gain:.3g} times as loud as where clients take one step")
         return Planting(
             sent,
             secret,
@@ -162,12 +166,14 @@ class ImprintServer:
     def _has_zero_rows(self, awaited: Awaited) -> bool:
         return trains(awaited) if self.zero_rows is None else self.zero_rows
 
-    def _gain(
+    def _loud(
         self, payload: ServerPayload, spec: DataSpec, public: Tensor | None, awaited: Awaited
-    ) -> float:
-        if self.gain is not None or not moves(awaited):
-            return self.gain or 1.0
-        return still_gain(
+    ) -> Loud:
+        if self.gain is not None:
+            return Loud(self.gain)
+        if not moves(awaited):
+            return Loud(_SUMMED if awaited.clients > 1 else 1.0)
+        return still(
             payload,
             spec,
             awaited,
@@ -183,20 +189,22 @@ class ImprintServer:
         query: Tensor,
         edges: Tensor,
         scales: Tensor,
-        gain: float,
+        loud: Loud,
         *,
         apart: bool,
         clients: int,
     ) -> Rows:
-        """Return K rows that respond with (<w, x> - edge) scale."""
+        """Return K rows that respond with (<w, x> - edge) scale, as loudly as said."""
+        scales = scales * loud.response
         ahead = Ahead(query, edges.float(), scales.float()) if apart else None
         rows = Rows(
             len(query),
             blocks_of(self.bins, clients * len(query)),
-            gain=gain,
+            gain=loud.gain,
             # Biases that are zero lose nothing to rounding, and need no reach.
             reach=1.0 if apart else _REACH,
             sparse=self.kind == "sparse",
+            top=loud.response,
             ahead=ahead,
             clients=clients,
         )
