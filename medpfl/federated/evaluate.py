@@ -147,6 +147,7 @@ def _scores(labels: Tensor, probabilities: Tensor) -> tuple[float, float, float]
     accuracy = float((predicted == labels).double().mean())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
+        warnings.filterwarnings("ignore", "A single label was found")
         balanced = float(balanced_accuracy_score(labels.numpy(), predicted.numpy()))
     if not bool(finite.all()) or len(set(labels.tolist())) < max(2, probabilities.shape[1]):
         return accuracy, balanced, math.nan
