@@ -7,6 +7,7 @@ one image alone did.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +66,9 @@ class PlantedTraps(Planted):
     Args:
         firing_rate: how often a row is on for one image, as measured on public images; NaN where
             the server had none.
+        share: of the images behind the update, those that it expects to be alone in a row, as
+            public images switch rows on; NaN where it had none.
     """
 
     firing_rate: float
+    share: float = math.nan

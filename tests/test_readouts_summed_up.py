@@ -65,6 +65,7 @@ def test_what_a_server_expects_is_known_of_its_secrets_alone():
     traps = PlantedTraps(firing_rate=1 / 64, **named)
     assert expected(replace(seen, planted=bins), 64) == pytest.approx(0.939, abs=5e-4)
     assert expected(replace(seen, planted=traps), 64) == pytest.approx(0.525, abs=5e-4)
+    assert expected(replace(seen, planted=replace(traps, share=0.4)), 64) == 0.4
     assert math.isnan(expected(seen, 64))
     assert math.isnan(expected(replace(seen, planted=replace(traps, firing_rate=math.nan)), 64))
 

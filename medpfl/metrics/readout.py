@@ -87,6 +87,9 @@ def expected(observation: Observation, images: int) -> float:
         # Clients with columns of their own share no bins.
         return expected_share(len(planted.edges), max(1, images // planted.clients))
     if isinstance(planted, PlantedTraps):
+        # Bright images switch fewer rows on: independent rows would promise far more.
+        if math.isfinite(planted.share):
+            return planted.share
         return expected_share_of_traps(_rows(observation, planted), planted.firing_rate, images)
     return math.nan
 

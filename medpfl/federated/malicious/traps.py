@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -116,6 +116,7 @@ class TrapServer:
         told = [check_place(payload, self.place, spec, entries)]
         if firing is not None:
             told.append(firing.describe(halves.scale, awaited.images))
+            secret = replace(secret, share=firing.share(awaited.images))
         return Planting(sent, secret, measured=tuple(filter(None, told)))
 
     def _rate(self, images: int) -> float:
