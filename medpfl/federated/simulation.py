@@ -219,7 +219,8 @@ class Simulation:
             federation=tuple(self._in_words()),
             privacy=self.account.privacy,
             stopped=self.account.stopped,
-            unaware=self.threat.unaware(self.account.defense.facts()),
+            # No attack matches through what clients did before their sum was taken.
+            unaware=None if self.sees_sums else self.threat.unaware(self.account.defense.facts()),
             undefended=self.defense.is_none,
         )
 
