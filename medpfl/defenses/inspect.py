@@ -22,7 +22,7 @@ class InspectFacts(DefenseFacts):
     action: str
 
 
-@checked("defense")
+@checked("defense.inspect")
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
     """Refuse models that show what malicious servers plant.
@@ -42,9 +42,9 @@ class Inspect:
 
     def __post_init__(self) -> None:
         if self.action not in ("refuse", "flag"):
-            raise ConfigurationError(f"defense.action={self.action}: choose refuse or flag")
+            raise ConfigurationError(f"defense.inspect.action={self.action}: choose refuse or flag")
         if self.agreed is not None:
-            check_hash(self.agreed, "defense.agreed")
+            check_hash(self.agreed, "defense.inspect.agreed")
 
     def describe(self) -> str | None:
         """See `Part.describe`."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
-import medpfl
+from medpfl._flags import FlagParser
 from medpfl._near import did_you_mean
 from medpfl.dp.words import DESCRIPTION, EXAMPLES
 from medpfl.errors import ConfigurationError
@@ -227,24 +226,13 @@ def _number(flag: str, text: str, kind: type) -> float:
         raise wrong_value(flag, text, words) from None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        found = re.match(r"argument (\S+): (.*)", message)
-        told = f"{found[1]}: {found[2]}" if found else message
-        told = told.replace("expected one argument", "its value is missing")
-        raise ConfigurationError(f"{told}. `medpfl-dp --help` says what there is")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> FlagParser:
+    parser = FlagParser(
         prog="medpfl-dp",
         usage="medpfl-dp [FLAG VALUE ...] [--json]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"medpfl {medpfl.__version__}")
     groups = {mode: parser.add_argument_group(title) for mode, title in _groups()}
     for switch, words in _SWITCHES.items():
         groups.get(switch, parser).add_argument(switch, action="store_true", help=words)

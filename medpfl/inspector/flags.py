@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
-import medpfl
+from medpfl._flags import FlagParser
 from medpfl._near import did_you_mean
 from medpfl.errors import ConfigurationError
 
@@ -82,24 +80,13 @@ def _shape(text: str) -> tuple[int, ...]:
     return sizes
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        found = re.match(r"argument (\S+): (.*)", message)
-        told = f"{found[1]}: {found[2]}" if found else message
-        told = told.replace("expected one argument", "its value is missing")
-        raise ConfigurationError(f"{told}. `medpfl-inspect --help` says what there is")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> FlagParser:
+    parser = FlagParser(
         prog="medpfl-inspect",
         usage="medpfl-inspect PATH [--agreed HASH|PATH] [--input-shape CxHxW] [--hash] [--json]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"medpfl {medpfl.__version__}")
     parser.add_argument(
         "path",
         nargs="?",
